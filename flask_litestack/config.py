@@ -1,0 +1,82 @@
+"""The settings: every ``LITESTACK_*`` key of ``app.config``, its type, default and meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import ConfigError
+
+PREFIX = "LITESTACK_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The values of one app. Times are in seconds, sizes in bytes."""
+
+    data_path: Path
+    """The folder of all files. Default: the environment's LITESTACK_DATA_PATH, else
+    ``app.instance_path``. A relative path is taken from ``app.root_path``."""
+
+    busy_timeout: float = 5.0
+    """How long a transaction waits for the write lock before it fails."""
+
+    synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
+    """NORMAL: a power cut may lose the last second of commits. FULL: it loses none."""
+
+    guard: bool = True
+    """Refuse to open() a live database file in this process, which would drop its locks."""
+
+
+def load(config: Mapping[str, Any], *, instance_path: str, root_path: str) -> Settings:
+    """Read the settings from an app's configuration.
+
+    :raises ConfigError: for an unknown key (the nearest known one is named) or a wrong type.
+    """
+    fields = {PREFIX + field.name.upper(): field for field in dataclasses.fields(Settings)}
+    types = typing.get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    for key, value in config.items():
+        if not key.startswith(PREFIX):
+            continue
+        if key not in fields:
+            raise ConfigError(_unknown(key, fields))
+        name = fields[key].name
+        values[name] = _checked(key, value, types[name])
+    path = values.get("data_path") or os.environ.get(PREFIX + "DATA_PATH") or instance_path
+    values["data_path"] = Path(root_path, path).absolute()
+    return Settings(**values)
+
+
+def _unknown(key: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0)
+    return f"unknown setting {key}; did you mean {near[0]}? The known ones: {', '.join(known)}."
+
+
+def _checked(key: str, value: Any, kind: Any) -> Any:
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            raise ConfigError(f"{key} = {value!r} must be one of {', '.join(map(repr, choices))}.")
+        return value
+    if kind is Path:
+        if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+            raise ConfigError(f"{key} = {value!r} must be the path of a folder.")
+        return Path(value)
+    options = typing.get_args(kind) or (kind,)
+    if value is None and type(None) in options:
+        return None
+    if float in options and type(value) is int:
+        value = float(value)
+    if type(value) not in options:
+        names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+        raise ConfigError(f"{key} = {value!r} must be of type {names}, not {type(value).__name__}.")
+    if type(value) in (int, float) and not 0 <= value < float("inf"):
+        raise ConfigError(f"{key} = {value!r} must be a finite number of at least 0.")
+    return value

@@ -1,0 +1,71 @@
+"""Every error flask-litestack raises.
+
+LitestackError
+ +-- ConfigError                  a setting, or the order of init_app, is wrong
+ |    +-- DataPathError           LITESTACK_DATA_PATH cannot hold our files
+ +-- StoreError                   one of our files cannot be used
+ |    +-- NewerStoreError         written by a newer, incompatible release
+ |    +-- LiveFileError           a live database file was opened behind SQLite's back
+ +-- TransactionError             a transaction was used in a way that would lose data
+ |    +-- ReadOnlyError           a write inside db.read()
+ +-- LockError                    the write lock could not be had
+      +-- LockTimeout             ... within LITESTACK_BUSY_TIMEOUT
+      +-- SelfDeadlock            ... because this thread already holds it
+      +-- StaleSnapshotError      ... because the transaction had already read an older state
+
+The errors that come out of a statement (TransactionError, LockError) are also the driver's
+``OperationalError``, so SQLAlchemy wraps them into ``sqlalchemy.exc.OperationalError``;
+``error.orig`` is then the error named here.
+"""
+
+from __future__ import annotations
+
+from .sqlite.driver import OperationalError
+
+
+class LitestackError(Exception):
+    """The base of every error of this package."""
+
+
+class ConfigError(LitestackError):
+    """Raised for an unknown or ill-typed setting, or a forgotten or repeated init_app."""
+
+
+class DataPathError(ConfigError):
+    """Raised when the data folder cannot be created, written, or locked."""
+
+
+class StoreError(LitestackError):
+    """Raised when one of the files in the data folder cannot be used."""
+
+
+class NewerStoreError(StoreError):
+    """Raised when a file was written by a release this one cannot follow."""
+
+
+class LiveFileError(StoreError):
+    """Raised when a database file that this process has open is opened by other means."""
+
+
+class TransactionError(LitestackError, OperationalError):
+    """Raised when going on would lose or overwrite someone's changes."""
+
+
+class ReadOnlyError(TransactionError):
+    """Raised by a statement that writes inside ``db.read()``."""
+
+
+class LockError(LitestackError, OperationalError):
+    """Raised when the write lock of a database cannot be taken."""
+
+
+class LockTimeout(LockError):
+    """Raised when the write lock was not free within ``LITESTACK_BUSY_TIMEOUT``."""
+
+
+class SelfDeadlock(LockError):
+    """Raised when a thread would wait for a write lock that it holds on another connection."""
+
+
+class StaleSnapshotError(LockError):
+    """Raised when a transaction that began by reading can no longer begin to write."""

@@ -1,0 +1,1 @@
+"""The box: who is alive, who is woken, whose turn it is. Knows no Flask and no SQL."""

@@ -1,0 +1,1 @@
+"""The SQLite files: driver, tuning, transactions, schema versions, health. Knows no Flask."""
