@@ -1,0 +1,16 @@
+"""SQLite as database, cache, job queue and websocket bus for Flask: one folder, no servers."""
+
+from .errors import ConfigError as ConfigError
+from .errors import DataPathError as DataPathError
+from .errors import LitestackError as LitestackError
+from .errors import LiveFileError as LiveFileError
+from .errors import LockError as LockError
+from .errors import LockTimeout as LockTimeout
+from .errors import NewerStoreError as NewerStoreError
+from .errors import ReadOnlyError as ReadOnlyError
+from .errors import SelfDeadlock as SelfDeadlock
+from .errors import StaleSnapshotError as StaleSnapshotError
+from .errors import StoreError as StoreError
+from .errors import TransactionError as TransactionError
+from .extension import Litestack as Litestack
+from .sqlite.tuning import tune as tune

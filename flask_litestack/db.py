@@ -1,0 +1,305 @@
+"""The database of an app: its engine, its sessions, and the transactions that never say "locked"."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from flask import Flask, current_app, g, has_app_context, has_request_context, request
+from sqlalchemy import URL, Engine, MetaData, create_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.session import SessionTransactionOrigin
+from sqlalchemy.pool import QueuePool
+
+from .config import Settings
+from .errors import ConfigError, ReadOnlyError, TransactionError
+from .process import activity
+from .sqlite.connection import Connection, connect
+from .sqlite.tuning import raw, tune
+
+FILE = "data.sqlite3"
+
+#: Connections kept open. More are made when more threads need them, and closed after use.
+POOL_SIZE = 16
+
+_BLOCK = "litestack_block"
+
+
+class Database:
+    """``litestack.db``. Every member needs an app context.
+
+    :param settings: returns the settings of the current app.
+    :param metadata: the tables of the app's models, for create_all() and migrations.
+    :param adopted: a Flask-SQLAlchemy or Flask-SQLAlchemy-Lite object whose session and engines
+        are used instead of our own.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        metadata: MetaData | None = None,
+        adopted: Any = None,
+    ) -> None:
+        self._settings = settings
+        self._metadata = metadata
+        self._adopted = adopted
+        self._engines: WeakKeyDictionary[Flask, Engine] = WeakKeyDictionary()
+        self._mutex = threading.Lock()
+        self._key = f"_litestack_session_{id(self)}"
+
+    @property
+    def path(self) -> Path:
+        """The file of the app's tables."""
+        database = self.engine.url.database
+        if not database or database == ":memory:":
+            raise ConfigError("the app's database is in memory, which is good for tests only.")
+        return Path(database).absolute()
+
+    @property
+    def engine(self) -> Engine:
+        """The tuned engine of the current app."""
+        app = _app()
+        engine = self._engines.get(app)
+        if engine is None:
+            with self._mutex:
+                engine = self._engines.get(app) or self._make_engine()
+                self._engines[app] = engine
+        return engine
+
+    @property
+    def metadata(self) -> MetaData:
+        """The tables given to ``Litestack(metadata=...)``, or those of the adopted object."""
+        metadata = getattr(self._adopted, "metadata", None) or self._metadata
+        if metadata is None:
+            raise ConfigError("pass your models' tables: Litestack(metadata=Model.metadata).")
+        return metadata
+
+    @property
+    def session(self) -> Session:
+        """The session of this app context; it is closed when the context ends."""
+        if self._adopted is not None:
+            adopted = self._adopted.session
+            joined: Session = adopted() if callable(adopted) else adopted
+            return joined
+        session: Session | None = g.get(self._key) if has_app_context() else None
+        if session is None:
+            session = Session(self.engine)
+            setattr(g, self._key, session)
+        return session
+
+    def create_all(self) -> None:
+        """Create the tables that are missing, in one transaction."""
+        with self.engine.connect() as connection:
+            raw(connection).begin_immediate()  # so that no one else creates them meanwhile
+            self.metadata.create_all(connection)
+            connection.commit()
+
+    def connect(self) -> Connection:
+        """Open a DB-API connection of its own to the app's file. The caller closes it."""
+        settings = self._settings()
+        return connect(
+            self.path,
+            busy_timeout=settings.busy_timeout,
+            synchronous=settings.synchronous,
+            guard=settings.guard,
+            describe=_describe,
+        )
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Read and then write, alone: takes the write lock first, commits at the end.
+
+        Yields the context's session. Whatever it had loaded is loaded anew, because another
+        transaction may have changed it. An exception rolls back. Inside another ``write()`` or an
+        explicit ``session.begin()`` it joins: the outer block commits.
+
+        :raises TransactionError: if the session has changes that are not committed yet: they were
+            computed without the lock. Commit them first, or make them inside the block.
+        :raises ReadOnlyError: inside ``read()``.
+        :raises LockTimeout: if the lock was not free within ``LITESTACK_BUSY_TIMEOUT``.
+        """
+        session = self.session
+        block = session.info.get(_BLOCK)
+        if block == "read":
+            raise ReadOnlyError("db.write() inside db.read(): end the reading first.")
+        if block == "write" or self._holds_lock_explicitly(session):
+            yield session
+        elif _is_explicit(session):
+            self._lock(session)
+            yield session
+        else:
+            _refuse_uncommitted(session, self._raw_if_used(session), "db.write()")
+            if session.in_transaction():
+                session.rollback()  # it has only read; nothing is lost
+            with session.begin():
+                self._lock(session)
+                session.info[_BLOCK] = "write"
+                try:
+                    yield session
+                finally:
+                    del session.info[_BLOCK]
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Read several times from one state of the database: a consistent snapshot.
+
+        Yields the context's session, reloading what it had loaded before. Results may be streamed
+        (``yield_per``) here. Writing is an error. Inside ``write()`` or ``read()`` it joins.
+
+        :raises TransactionError: if the session has uncommitted changes, or ends inside.
+        """
+        session = self.session
+        if session.info.get(_BLOCK) or self._holds_lock_explicitly(session):
+            yield session
+            return
+        _refuse_uncommitted(session, self._raw_if_used(session), "db.read()")
+        connection = self._raw(session)
+        connection.begin_read()
+        session.expire_all()
+        session.info[_BLOCK] = "read"
+        try:
+            yield session
+            if not connection.in_snapshot:
+                raise TransactionError(
+                    "the session was committed or rolled back inside db.read(): what was read "
+                    "afterwards is not of the same state."
+                )
+        finally:
+            del session.info[_BLOCK]
+            connection.end_read()
+
+    def after_commit(self, function: Callable[[], object]) -> None:
+        """Call ``function`` after the session's transaction is committed.
+
+        At once if the session has neither uncommitted changes nor an explicit transaction; never
+        if the transaction, or the savepoint this was called in, is rolled back. It runs on the
+        committing thread and must not use the session; an exception in it is logged.
+        """
+        if self.joins():
+            self._raw(self.session).after_commit(function)
+        else:
+            function()
+
+    def joins(self) -> bool:
+        """Tell whether something done now belongs to a transaction that the session has open.
+
+        True inside ``write()``, an explicit ``begin()`` or ``begin_nested()``, and when there are
+        pending changes or an uncommitted write. A session that has only read has none.
+        """
+        session = self._session_if_used()
+        if session is None:
+            return False
+        connection = self._raw_if_used(session)
+        return (
+            _is_explicit(session)
+            or _is_pending(session)
+            or (connection is not None and connection.writing)
+        )
+
+    def session_connection(self) -> Connection:
+        """Return the DB-API connection that the session uses, and begins its transaction on."""
+        return self._raw(self.session)
+
+    def close_session(self) -> None:
+        """Close this context's session, if it was used; what is not committed is rolled back."""
+        if self._adopted is None and (session := g.pop(self._key, None)) is not None:
+            session.close()
+
+    def _session_if_used(self) -> Session | None:
+        if self._adopted is not None:
+            return self.session
+        return g.get(self._key) if has_app_context() else None
+
+    def _make_engine(self) -> Engine:
+        settings = self._settings()
+        if self._adopted is not None:
+            engine = _default_engine(self._adopted)
+        else:
+            url = URL.create("sqlite+pysqlite", database=str(settings.data_path / FILE))
+            engine = create_engine(
+                url,
+                poolclass=QueuePool,
+                pool_size=POOL_SIZE,
+                max_overflow=-1,
+                pool_use_lifo=True,
+            )
+        tune_with(engine, settings)
+        return engine
+
+    def _raw(self, session: Session) -> Connection:
+        return raw(session.connection(bind_arguments={"bind": self.engine}))
+
+    def _raw_if_used(self, session: Session) -> Connection | None:
+        return self._raw(session) if session.in_transaction() else None
+
+    def _holds_lock_explicitly(self, session: Session) -> bool:
+        return _is_explicit(session) and self._raw(session).writing
+
+    def _lock(self, session: Session) -> None:
+        if _is_pending(session):
+            _refuse_uncommitted(session, None, "db.write()")
+        self._raw(session).begin_immediate()
+        # Objects loaded before the lock may be out of date, and session.get() would return them.
+        session.expire_all()
+
+
+def tune_with(engine: Engine, settings: Settings) -> None:
+    """Tune an engine by an app's settings."""
+    tune(
+        engine,
+        busy_timeout=settings.busy_timeout,
+        synchronous=settings.synchronous,
+        guard=settings.guard,
+        describe=_describe,
+    )
+
+
+def _default_engine(adopted: Any) -> Engine:
+    engines = adopted.engines
+    for key in (None, "default"):
+        if key in engines:
+            engine: Engine = engines[key]
+            return engine
+    raise ConfigError("the adopted db object has no default engine.")
+
+
+def _is_pending(session: Session) -> bool:
+    return bool(session.new or session.deleted or session.dirty)
+
+
+def _is_explicit(session: Session) -> bool:
+    """Whether the user's own begin() or begin_nested() is open, and will end the transaction."""
+    transaction = session.get_transaction()
+    return transaction is not None and (
+        transaction.origin is SessionTransactionOrigin.BEGIN
+        or session.get_nested_transaction() is not None
+    )
+
+
+def _refuse_uncommitted(session: Session, connection: Connection | None, what: str) -> None:
+    if _is_pending(session):
+        changed = [*session.new, *session.dirty, *session.deleted]
+        names = ", ".join(sorted({type(thing).__name__ for thing in changed}))
+        found = f"changes of {names} that are not committed"
+    elif connection is not None and connection.writing:
+        found = "a write that is not committed"
+    else:
+        return
+    raise TransactionError(
+        f"{what} found {found}. They were made before the lock was taken, so they may overwrite "
+        f"newer data. Commit or roll back before {what}, or make them inside the block."
+    )
+
+
+def _describe() -> str:
+    if has_request_context() and not activity.current.get():
+        return f"{request.method} {request.path}"
+    return activity.describe()
+
+
+def _app() -> Flask:
+    return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]

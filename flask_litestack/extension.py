@@ -1,0 +1,96 @@
+"""The extension object."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from flask import Flask, current_app
+from sqlalchemy import MetaData
+
+from . import config
+from .config import Settings
+from .db import Database, tune_with
+from .errors import ConfigError
+from .sqlite import filesystem
+
+NAME = "litestack"
+
+
+class Litestack:
+    """SQLite as database, cache, job queue and websocket bus of a Flask app.
+
+    :param metadata: the tables of your models: ``Model.metadata`` of a ``DeclarativeBase``.
+    :param db: a Flask-SQLAlchemy or Flask-SQLAlchemy-Lite object to adopt: its SQLite engines are
+        tuned and its session is used. Call its ``init_app`` before ours.
+    """
+
+    def __init__(self, *, metadata: MetaData | None = None, db: Any = None) -> None:
+        if metadata is not None and db is not None:
+            raise ConfigError("pass either metadata= or db=, which brings its own metadata.")
+        self._adopted = db
+        self._settings: WeakKeyDictionary[Flask, Settings] = WeakKeyDictionary()
+        self._prepared: WeakKeyDictionary[Flask, bool] = WeakKeyDictionary()
+        self._mutex = threading.Lock()
+        self.db = Database(self._usable_settings, metadata, db)
+
+    def init_app(self, app: Flask) -> None:
+        """Register with an app. Creates no file, connection or thread.
+
+        :raises ConfigError: for a wrong setting, or a wrong order of calls.
+        """
+        registered = app.extensions.get(NAME)
+        if registered is not None:
+            same = "this" if registered is self else "another"
+            raise ConfigError(
+                f"init_app was called twice on {app.name!r}: {same} Litestack object is registered."
+            )
+        settings = config.load(app.config, instance_path=app.instance_path, root_path=app.root_path)
+        self._settings[app] = settings
+        app.extensions[NAME] = self
+        if self._adopted is not None:
+            self._adopt(app, settings)
+        else:
+            app.teardown_appcontext(self._close_session)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the current app.
+
+        :raises ConfigError: if ``init_app`` was not called on it.
+        """
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+        settings = self._settings.get(app)
+        if settings is None:
+            raise ConfigError(
+                f"litestack.init_app(app) was not called for the app {app.name!r}; call it in "
+                "your app factory."
+            )
+        return settings
+
+    def _usable_settings(self) -> Settings:
+        """Return the settings once the data folder is there; it is made on first use."""
+        settings = self.settings
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+        if app not in self._prepared:
+            with self._mutex:
+                filesystem.prepare(settings.data_path)
+                self._prepared[app] = True
+        return settings
+
+    def _adopt(self, app: Flask, settings: Settings) -> None:
+        try:
+            with app.app_context():
+                engines = list(self._adopted.engines.values())
+        except (KeyError, RuntimeError) as error:
+            raise ConfigError(
+                "call db.init_app(app) before litestack.init_app(app): the engines of the "
+                "adopted db object do not exist yet."
+            ) from error
+        for engine in engines:
+            if engine.dialect.name == "sqlite":
+                tune_with(engine, settings)
+
+    def _close_session(self, error: BaseException | None = None) -> None:
+        self.db.close_session()

@@ -1,0 +1,615 @@
+"""A SQLite connection on which transactions cannot go wrong by accident.
+
+* Reads run outside a transaction: each sees the latest commit, and none blocks anybody.
+* The first write is preceded by BEGIN IMMEDIATE, in the file's write queue: from there to COMMIT
+  the connection is alone, so "database is locked" cannot come in the middle.
+* Results are fetched whole. A half-read one would pin an old snapshot: a later write fails at
+  once, a later read is stale. Streaming is for the snapshot of :meth:`Connection.begin_read`.
+* Work to be done after the commit is dropped with its savepoint or its transaction.
+
+It sits below SQLAlchemy, as the DB-API connection, so that the ORM, text statements and raw
+cursors are all treated alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+from weakref import WeakSet
+
+from ..errors import LockError, ReadOnlyError, StaleSnapshotError, TransactionError
+from ..process.writequeue import Hold
+from . import driver, guard
+from .file import File, file_at, opening
+from .statements import Kind, Statement, classify
+
+log = logging.getLogger(__name__)
+
+#: Bounds in seconds of the random sleep between two tries to get a lock that another process has.
+#: Short and random: no process falls into step with another and starves.
+RETRY = (0.0002, 0.001)
+
+#: SQLite's page cache of each connection, in KiB.
+CACHE_KIB = 8 * 1024
+
+#: The WAL is truncated to this many bytes when it starts anew.
+WAL_LIMIT = 16 * 1024 * 1024
+
+#: Pages in the WAL at which a commit checkpoints by itself; normally the syncer comes first.
+AUTOCHECKPOINT = 4000
+
+SQLITE_BUSY = 5
+SQLITE_READONLY = 8
+SQLITE_BUSY_SNAPSHOT = 517
+
+_execute = driver.Cursor.execute
+_executemany = driver.Cursor.executemany
+_fetchall = driver.Cursor.fetchall
+
+_open_connections: WeakSet[Connection] = WeakSet()
+_inherited: list[Connection] = []
+
+
+def connect(
+    path: str | os.PathLike[str],
+    *,
+    busy_timeout: float = 5.0,
+    synchronous: Literal["OFF", "NORMAL", "FULL"] = "NORMAL",
+    guard: bool = True,
+    describe: Callable[[], str] | None = None,
+    uri: bool = False,
+) -> Connection:
+    """Open a database file, in WAL mode, with foreign keys on.
+
+    :param busy_timeout: seconds to wait for a lock that another connection has.
+    :param synchronous: FULL syncs each commit to disk, NORMAL within a second, OFF never.
+    :param guard: refuse other ways to open the file in this process.
+    :param describe: says what the calling thread does, for messages about the write lock.
+    """
+    connection = driver.module.connect(
+        os.fspath(path),
+        timeout=0,  # waiting is done here, see RETRY
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+        factory=Connection,
+        uri=uri,
+    )
+    connection.tune(
+        busy_timeout=busy_timeout, synchronous=synchronous, watch=guard, describe=describe
+    )
+    return connection
+
+
+class Cursor(driver.Cursor):
+    """A cursor that asks its connection before it writes."""
+
+    connection: Connection
+    _rows: Iterator[Any] | None = iter(())
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
+        self._rows = None
+        statement = classify(sql)
+        connection = self.connection
+        if statement.kind is Kind.READ:
+            connection._run(_execute, self, sql, parameters)
+        else:
+            connection._change(statement, _execute, self, sql, parameters)
+        if self.description is not None and not connection._streams:
+            self._rows = iter(_fetchall(self))
+        return self
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> Cursor:
+        self._rows = None
+        # A try again must find the same parameters.
+        self.connection._change(classify(sql), _executemany, self, sql, list(parameters))
+        return self
+
+    def executescript(self, script: str, /) -> Cursor:
+        self._rows = None
+        self.connection._script(self, script)
+        return self
+
+    def fetchone(self) -> Any:
+        if self._rows is None:
+            return super().fetchone()
+        return next(self._rows, None)
+
+    def fetchmany(self, size: int | None = None) -> list[Any]:
+        size = self.arraysize if size is None else size
+        if self._rows is None:
+            return super().fetchmany(size)
+        return list(islice(self._rows, size))
+
+    def fetchall(self) -> list[Any]:
+        if self._rows is None:
+            return super().fetchall()
+        return list(self._rows)
+
+    def __iter__(self) -> Cursor:
+        return self
+
+    def __next__(self) -> Any:
+        if self._rows is None:
+            return super().__next__()
+        return next(self._rows)
+
+
+class Connection(driver.Connection):
+    """See the module's docstring. Made by :func:`connect`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._file: File | None = None
+        self._timeout = 5.0
+        self._hold: Hold | None = None
+        self._autocommit = False
+        self._streams = False
+        self._cursors: WeakSet[Cursor] = WeakSet()
+        self._inherited = False
+        self._aborted = ""
+        self._closed = False
+        # Work for after the commit: of the transaction first, then of each open savepoint.
+        self._after: list[tuple[str, list[Callable[[], object]]]] = [("", [])]
+        _open_connections.add(self)
+
+    # -- what a caller uses beyond the DB-API ------------------------------------------------
+
+    def begin_immediate(self) -> None:
+        """Take the write lock now: whatever is read from here on stays true until the commit.
+
+        Does nothing if this connection has the lock already.
+
+        :raises LockTimeout: if it was not free within the busy timeout.
+        :raises SelfDeadlock: if this thread holds it on another connection.
+        :raises TransactionError: inside a snapshot, or after a failure that rolled back.
+        """
+        if self._hold is None or not self.in_transaction:
+            if self.in_transaction:
+                raise TransactionError(
+                    "a transaction that began without the write lock cannot take it afterwards; "
+                    "end it first."
+                )
+            self._begin()
+
+    def begin_read(self) -> None:
+        """Begin one consistent snapshot, in which results are streamed; end it with end_read()."""
+        self._check_usable()
+        if self.in_transaction:
+            raise TransactionError("a snapshot must begin outside a transaction.")
+        self._run(_execute, driver.Connection.cursor(self), "BEGIN", ())
+        # BEGIN alone pins nothing: the snapshot is that of the first read.
+        self._run(_execute, driver.Connection.cursor(self), "SELECT 1 FROM sqlite_schema", ())
+        self._streams = True
+
+    def end_read(self) -> None:
+        """End the snapshot; results not read to their end are closed."""
+        if self._streams:
+            self.rollback()
+
+    @property
+    def in_snapshot(self) -> bool:
+        """Whether begin_read() is in effect."""
+        return self._streams
+
+    @property
+    def writing(self) -> bool:
+        """Whether this connection has the write lock."""
+        return self._hold is not None
+
+    def after_commit(self, function: Callable[[], object]) -> None:
+        """Call ``function`` once the transaction is committed, never if it is rolled back.
+
+        It belongs to the innermost open savepoint and is dropped with it. It runs on the
+        committing thread, after the write lock is free; an exception is logged.
+        """
+        self._after[-1][1].append(function)
+
+    def tune(
+        self,
+        *,
+        busy_timeout: float,
+        synchronous: Literal["OFF", "NORMAL", "FULL"],
+        watch: bool,
+        describe: Callable[[], str] | None,
+    ) -> None:
+        """Set up a fresh connection; :func:`connect` and a tuned engine call it."""
+        self._timeout = busy_timeout
+        self.execute("PRAGMA foreign_keys = ON")
+        self.execute(f"PRAGMA cache_size = {-CACHE_KIB}")
+        path = self._path()
+        if path is None:
+            return
+        with opening(path):
+            if self.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                self._use_wal(path)
+        self.execute(f"PRAGMA synchronous = {synchronous}")
+        self.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+        self.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT}")
+        if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+            self._file = file_at(path, describe)
+        if watch:
+            guard.watch(path, self)
+
+    # -- the DB-API ---------------------------------------------------------------------------
+
+    @property  # type: ignore[override]
+    def isolation_level(self) -> str | None:
+        """None: each statement commits by itself (SQLAlchemy's AUTOCOMMIT). Else "": see above."""
+        return None if self._autocommit else ""
+
+    @isolation_level.setter
+    def isolation_level(self, level: str | None) -> None:
+        if self.in_transaction:
+            raise TransactionError("the isolation level cannot change inside a transaction.")
+        self._autocommit = level is None
+
+    def cursor(self, factory: type[Cursor] = Cursor) -> Cursor:  # type: ignore[override]
+        if self._inherited or self._closed:
+            self._check_usable()
+        cursor = super().cursor(factory)
+        if self._streams:
+            self._cursors.add(cursor)
+        return cursor
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
+        return self.cursor().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> Cursor:
+        return self.cursor().executemany(sql, parameters)
+
+    def executescript(self, script: str, /) -> Cursor:
+        return self.cursor().executescript(script)
+
+    def commit(self) -> None:
+        if self._hold is None and not self._after[0][1] and not self.in_transaction:
+            if self._aborted:
+                self._refuse_aborted()
+            return
+        self._check_usable()
+        if self._aborted:
+            self._refuse_aborted()
+        self._close_cursors()
+        try:
+            super().commit()
+        except BaseException:
+            self._note_failure()
+            raise
+        self._finish(committed=True)
+
+    def rollback(self) -> None:
+        if self._inherited:
+            return  # the transaction is the parent process's
+        self._aborted = ""
+        self._close_cursors()
+        try:
+            if self.in_transaction:
+                super().rollback()
+        finally:
+            self._finish(committed=False)
+
+    def close(self) -> None:
+        if self._inherited or self._closed:
+            return  # closing in a child would take away the parent's files
+        self._closed = True
+        self._close_cursors()
+        try:
+            super().close()
+        finally:
+            self._finish(committed=False)
+            guard.forget(self)
+            _open_connections.discard(self)
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> Literal[False]:
+        if kind is None:
+            self.commit()
+        else:
+            self.rollback()
+        return False
+
+    def __del__(self) -> None:
+        # Lost without being closed: the turn in the queue must not be lost with it.
+        if getattr(self, "_hold", None) is not None and not self._inherited:
+            self._release()
+
+    # -- how statements run -------------------------------------------------------------------
+
+    def _run(self, call: Callable[..., Any], *arguments: Any) -> None:
+        """Run one statement, trying again while another process has the lock it needs."""
+        try:
+            call(*arguments)
+        except driver.OperationalError as error:
+            if not _is_busy(error):
+                self._note_failure()
+                raise
+            self._try_again(call, arguments, time.monotonic() + self._timeout, error)
+        except BaseException:
+            self._note_failure()
+            raise
+
+    def _change(self, statement: Statement, call: Callable[..., Any], *arguments: Any) -> None:
+        """Run a statement that writes, or that controls a transaction."""
+        self._check_usable()
+        if self._aborted and statement.kind is not Kind.END:
+            self._refuse_aborted()
+        kind = statement.kind
+        if kind is Kind.END:
+            self._end(call, arguments)
+        elif self._streams:
+            raise ReadOnlyError("db.read() is for reading; use db.write() to change something.")
+        elif self.in_transaction:
+            self._change_inside(statement, call, arguments)
+        elif kind is Kind.ALONE or (self._autocommit and kind is Kind.WRITE):
+            with_turn = self._take_turn()
+            try:
+                self._run(call, *arguments)
+            finally:
+                self._release(with_turn)
+        elif kind is Kind.BEGIN_WRITE:
+            self._begin(call, arguments)
+        elif kind is Kind.BEGIN or self._autocommit:
+            self._run(call, *arguments)
+            self._track(statement)
+        else:
+            self._begin()
+            self._run(call, *arguments)
+            self._track(statement)
+
+    def _change_inside(
+        self, statement: Statement, call: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> None:
+        if self._hold is None and self._file is not None and statement.kind is Kind.WRITE:
+            self._write_in_snapshot(call, arguments)
+        else:
+            self._run(call, *arguments)
+        self._track(statement)
+
+    def _write_in_snapshot(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Make the first write of a transaction that the user began by a plain BEGIN."""
+        hold = self._take_turn()
+        try:
+            try:
+                call(*arguments)
+            except driver.OperationalError as error:
+                if not _is_busy(error, snapshot=True):
+                    raise
+                if self._is_stale(error, call, arguments):
+                    raise StaleSnapshotError(
+                        "another transaction committed since this one, begun by a plain BEGIN, "
+                        "first read; it can only be rolled back. Take the lock first: "
+                        "db.write(), or BEGIN IMMEDIATE."
+                    ) from error
+                deadline = time.monotonic() + self._timeout
+                self._try_again(call, arguments, deadline, error)
+        except BaseException:
+            self._release(hold)
+            self._note_failure()
+            raise
+        self._hold = hold
+        self._begun(hold)
+
+    def _is_stale(
+        self, error: driver.OperationalError, call: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> bool:
+        if not driver.has_busy_handler:
+            return getattr(error, "sqlite_errorcode", 0) == SQLITE_BUSY_SNAPSHOT
+        # pysqlite3 tells only the primary code; but for a stale snapshot, where waiting is no
+        # use, SQLite does not ask the busy handler.
+        asked = []
+
+        def give_up(count: int) -> int:
+            asked.append(count)
+            return 0
+
+        set_busy_handler: Callable[[object], None] = getattr(self, "set_busy_handler")  # noqa: B009
+        set_busy_handler(give_up)
+        try:
+            call(*arguments)
+        except driver.OperationalError:
+            return not asked
+        finally:
+            set_busy_handler(None)
+        return False
+
+    def _begin(
+        self,
+        call: Callable[..., Any] = _execute,
+        arguments: tuple[Any, ...] = (),
+    ) -> None:
+        """Take the turn and the lock."""
+        self._check_usable()
+        if self._aborted:
+            self._refuse_aborted()
+        if self._streams:
+            raise ReadOnlyError("db.read() is for reading; use db.write() to change something.")
+        deadline = time.monotonic() + self._timeout
+        hold = self._take_turn()
+        arguments = arguments or (driver.Connection.cursor(self), "BEGIN IMMEDIATE")
+        try:
+            try:
+                call(*arguments)
+            except driver.OperationalError as error:
+                if not _is_busy(error):
+                    raise
+                self._try_again(call, arguments, deadline, error)
+        except BaseException:
+            self._release(hold)
+            raise
+        self._hold = hold
+        self._begun(hold)
+
+    def _try_again(
+        self,
+        call: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        deadline: float,
+        error: driver.OperationalError,
+    ) -> None:
+        while time.monotonic() < deadline:
+            time.sleep(random.uniform(*RETRY))
+            try:
+                call(*arguments)
+                return
+            except driver.OperationalError as again:
+                if not _is_busy(again):
+                    self._note_failure()
+                    raise
+                error = again
+        if self._file is None:
+            raise LockError(f"{error}; waited {self._timeout:.1f} s") from error
+        raise self._file.queue.timeout(self._timeout) from error
+
+    def _script(self, cursor: Cursor, script: str) -> None:
+        self.commit()  # as the driver does
+        hold = self._take_turn()
+        try:
+            _execute(cursor, f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
+            driver.Cursor.executescript(cursor, script)
+        finally:
+            _execute(cursor, "PRAGMA busy_timeout = 0")
+            if self.in_transaction and hold is not None:
+                self._hold = hold
+                self._begun(hold)
+            else:
+                self._release(hold)
+
+    # -- ends ---------------------------------------------------------------------------------
+
+    def _end(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Run the user's own COMMIT or ROLLBACK as ours."""
+        commits = not arguments[1].lstrip().upper().startswith("ROLLBACK")
+        if not commits:
+            self.rollback()
+        elif self.in_transaction or self._aborted:
+            self.commit()
+        else:
+            call(*arguments)  # SQLite says that no transaction is active
+
+    def _finish(self, *, committed: bool) -> None:
+        """Let the next one write, then do what waited for the commit."""
+        wrote = self._hold is not None
+        self._release()
+        self._streams = False
+        after = self._after
+        self._after = [("", [])]
+        if not committed:
+            return
+        if wrote and self._file is not None:
+            self._file.syncer.note()
+        for _, functions in after:
+            for function in functions:
+                try:
+                    function()
+                except Exception:
+                    # The commit stands; an error here must not look like a failed commit.
+                    log.exception("work after the commit failed")
+
+    def _track(self, statement: Statement) -> None:
+        """Keep the levels of after-commit work in step with the savepoints."""
+        kind, name = statement.kind, statement.name
+        if kind is Kind.SAVEPOINT:
+            self._after.append((name, []))
+            return
+        if kind is not Kind.RELEASE and kind is not Kind.ROLLBACK_TO:
+            return
+        level = len(self._after) - 1
+        while level > 0 and self._after[level][0] != name:
+            level -= 1
+        if level == 0:
+            return
+        if kind is Kind.ROLLBACK_TO:
+            del self._after[level + 1 :]
+            self._after[level] = (name, [])
+            return
+        for _, functions in self._after[level:]:
+            self._after[level - 1][1].extend(functions)
+        del self._after[level:]
+        if not self.in_transaction:  # the release of an outermost savepoint commits
+            self._finish(committed=True)
+
+    def _take_turn(self) -> Hold | None:
+        if self._file is None:
+            return None
+        return self._file.queue.acquire(time.monotonic() + self._timeout)
+
+    def _begun(self, hold: Hold | None) -> None:
+        if self._file is not None and hold is not None:
+            self._file.queue.begun(hold)
+
+    def _release(self, hold: Hold | None = None) -> None:
+        if hold is None:
+            hold, self._hold = self._hold, None
+        if hold is not None and self._file is not None:
+            self._file.queue.release(hold)
+
+    def _note_failure(self) -> None:
+        """Remember when SQLite rolled the whole transaction back by itself (disk full, I/O)."""
+        if self._hold is not None and not self.in_transaction:
+            self._aborted = "an error before this one made SQLite roll the transaction back"
+            self._release()
+            self._after = [("", [])]
+
+    def _refuse_aborted(self) -> None:
+        raise TransactionError(
+            f"{self._aborted}; nothing of it is stored. Call rollback(), then begin again."
+        )
+
+    def _check_usable(self) -> None:
+        if self._inherited:
+            raise TransactionError(
+                "this connection belongs to the parent process; after a fork use a new session "
+                "(a new app context)."
+            )
+        if self._closed:
+            raise driver.ProgrammingError("Cannot operate on a closed database.")
+
+    def _close_cursors(self) -> None:
+        if self._cursors:
+            for cursor in list(self._cursors):
+                cursor.close()
+            self._cursors.clear()
+
+    # -- opening ------------------------------------------------------------------------------
+
+    def _path(self) -> Path | None:
+        name = self.execute("PRAGMA database_list").fetchone()[2]
+        return Path(name) if name else None
+
+    def _use_wal(self, path: Path) -> None:
+        """Switch a new file to WAL; a file that cannot be written stays as it is."""
+        try:
+            mode = self.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        except driver.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == SQLITE_READONLY:
+                return
+            raise
+        if mode != "wal":
+            raise LockError(f"{path} cannot be used in WAL mode on this file system.")
+
+
+def _is_busy(error: driver.OperationalError, *, snapshot: bool = False) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == SQLITE_BUSY_SNAPSHOT:
+        return snapshot
+    return bool(code & 0xFF == SQLITE_BUSY)
+
+
+def _after_fork_in_child() -> None:
+    # A connection of the parent is kept for ever: closing it here would delete its -wal file.
+    for connection in list(_open_connections):
+        connection._inherited = True
+        _inherited.append(connection)
+    _open_connections.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,69 @@
+"""What the connections of this process to one database file share."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..process import activity
+from ..process.writequeue import WriteQueue
+from .sync import Syncer
+
+_files: dict[Path, File] = {}
+_mutex = threading.Lock()
+
+
+@dataclass(frozen=True)
+class File:
+    """One database file: the queue of its writers, and who brings its commits to the disk."""
+
+    path: Path
+    queue: WriteQueue
+    syncer: Syncer
+
+
+def file_at(path: Path, describe: Callable[[], str] | None = None) -> File:
+    """Return the :class:`File` of a path, the same one for every caller of this process."""
+    real = Path(os.path.realpath(path))
+    with _mutex:
+        file = _files.get(real)
+        if file is None:
+            queue = WriteQueue(real, describe or activity.describe)
+            file = _files[real] = File(real, queue, Syncer(real, queue))
+        return file
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Let one process at a time look at, and set, the journal mode of a new file.
+
+    Several that do it at once get "database is locked" in spite of any timeout
+    (tests/sqlite/test_connection.py).
+    """
+    run = path.parent / "run"
+    try:
+        run.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(run / f"{path.name}.open", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        yield  # a folder that cannot be written holds no new file
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _after_fork_in_child() -> None:
+    global _mutex
+    _mutex = threading.Lock()
+    _files.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

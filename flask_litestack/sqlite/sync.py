@@ -1,0 +1,134 @@
+"""Brings commits to the disk within a second, and keeps the write-ahead log small.
+
+With ``synchronous = NORMAL`` a commit is in the kernel's hands, safe from the death of any
+process, but only a checkpoint makes it safe from a power cut. One short-lived thread for each
+file does that, while there is something new.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from weakref import WeakSet
+
+from ..errors import LockError
+from ..process.writequeue import WriteQueue
+from . import driver
+
+log = logging.getLogger(__name__)
+
+#: Seconds from the first commit that is not yet synced to the checkpoint.
+INTERVAL = 0.9
+
+#: Seconds without a commit after which the thread ends.
+IDLE = 3.0
+
+#: Frames in the log beyond which the writers are asked to wait for the rest of the checkpoint.
+#: Otherwise writers that never pause keep the log from starting anew.
+LONG_LOG = 4000
+
+_syncers: WeakSet[Syncer] = WeakSet()
+
+
+class Syncer:
+    """The checkpointer of one file in this process."""
+
+    def __init__(self, path: Path, queue: WriteQueue) -> None:
+        self._path = path
+        self._queue = queue
+        self._mutex = threading.Lock()
+        self._news = threading.Event()
+        self._running = False
+        _syncers.add(self)
+
+    def note(self) -> None:
+        """Say that something was committed. Costs nothing while the thread knows already."""
+        if self._news.is_set():
+            return
+        with self._mutex:
+            self._news.set()
+            if not self._running:
+                self._running = True
+                name = f"litestack-sync {self._path.name}"
+                threading.Thread(target=self._loop, name=name, daemon=True).start()
+
+    def sync(self) -> None:
+        """Checkpoint now."""
+        self._news.clear()
+        if not self._path.exists():
+            return
+        connection = driver.module.connect(
+            self._path, timeout=1, isolation_level=None, check_same_thread=False
+        )
+        try:
+            frames, done = self._checkpoint(connection)
+            if frames > LONG_LOG and done < frames:
+                self._checkpoint_alone(connection)
+            elif done < frames:
+                self._sync_log()
+        finally:
+            connection.close()
+
+    def _loop(self) -> None:
+        log.debug("the syncer of %s starts", self._path)
+        while self._awaits_news():
+            time.sleep(INTERVAL)
+            try:
+                self.sync()
+            except Exception:
+                log.exception("the checkpoint of %s failed; trying again", self._path)
+                self._news.set()
+        log.debug("the syncer of %s ends: nothing new", self._path)
+
+    def _awaits_news(self) -> bool:
+        if self._news.wait(IDLE):
+            return True
+        with self._mutex:
+            self._running = self._news.is_set()
+            return self._running
+
+    def _checkpoint(self, connection: driver.Connection) -> tuple[int, int]:
+        """Return the frames in the log, and how many of them are in the database file."""
+        _, frames, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return frames, done
+
+    def _checkpoint_alone(self, connection: driver.Connection) -> None:
+        try:
+            hold = self._queue.acquire(time.monotonic() + 1.0)
+        except LockError:
+            return  # the next round tries again
+        try:
+            self._checkpoint(connection)
+        finally:
+            self._queue.release(hold)
+
+    def _sync_log(self) -> None:
+        """Sync the log itself: a long reader keeps the checkpoint from its end."""
+        try:
+            # SQLite holds no locks on this file, so closing a descriptor of it drops none.
+            fd = os.open(f"{self._path}-wal", os.O_RDONLY)
+        except FileNotFoundError:
+            return  # checkpointed and removed meanwhile
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _sync_all() -> None:
+    for syncer in list(_syncers):
+        if syncer._news.is_set():
+            syncer.sync()
+
+
+def _after_fork_in_child() -> None:
+    _syncers.clear()
+
+
+atexit.register(_sync_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
