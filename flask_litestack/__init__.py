@@ -1,5 +1,7 @@
 """SQLite as database, cache, job queue and websocket bus for Flask: one folder, no servers."""
 
+from .errors import CableError as CableError
+from .errors import ChannelError as ChannelError
 from .errors import ConfigError as ConfigError
 from .errors import DataPathError as DataPathError
 from .errors import LitestackError as LitestackError
@@ -8,6 +10,7 @@ from .errors import LockError as LockError
 from .errors import LockTimeout as LockTimeout
 from .errors import NewerStoreError as NewerStoreError
 from .errors import ReadOnlyError as ReadOnlyError
+from .errors import Rejected as Rejected
 from .errors import SelfDeadlock as SelfDeadlock
 from .errors import StaleSnapshotError as StaleSnapshotError
 from .errors import StoreError as StoreError

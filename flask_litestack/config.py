@@ -33,6 +33,35 @@ class Settings:
     guard: bool = True
     """Refuse to open() a live database file in this process, which would drop its locks."""
 
+    cable_url: str | None = "/cable"
+    """Where websockets and event streams connect, and cable.js is served. None: no cable."""
+
+    cable_origins: tuple[str, ...] = ()
+    """Origins that may connect besides the app's own host, such as "https://www.example.org".
+    "*": all."""
+
+    cable_max_clients: int | None = None
+    """Open sockets per process beyond which a client gets 503. None: as many as the limit of
+    open files allows, less a reserve for requests."""
+
+    cable_max_message: int = 65_536
+    """The largest message taken from a client."""
+
+    cable_buffer: int = 262_144
+    """What may wait for one slow client, and the largest message that can be broadcast."""
+
+    cable_ping_interval: float = 30.0
+    """How often a client is asked whether it is still there; it is dropped after two silences."""
+
+    cable_retention: float = 3600.0
+    """How long a message is kept for clients that reconnect."""
+
+    cable_log_size: int = 33_554_432
+    """How much of the latest messages is kept for clients that reconnect."""
+
+    cable_threads: int = 4
+    """Threads of each process for channel functions, started on demand."""
+
 
 def load(config: Mapping[str, Any], *, instance_path: str, root_path: str) -> Settings:
     """Read the settings from an app's configuration.
@@ -69,6 +98,11 @@ def _checked(key: str, value: Any, kind: Any) -> Any:
         if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
             raise ConfigError(f"{key} = {value!r} must be the path of a folder.")
         return Path(value)
+    if typing.get_origin(kind) is tuple:
+        items = value.split() if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)) or not all(isinstance(i, str) for i in items):
+            raise ConfigError(f"{key} = {value!r} must be strings: a list, or one with spaces.")
+        return tuple(items)
     options = typing.get_args(kind) or (kind,)
     if value is None and type(None) in options:
         return None

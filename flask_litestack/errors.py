@@ -8,6 +8,9 @@ LitestackError
  |    +-- LiveFileError           a live database file was opened behind SQLite's back
  +-- TransactionError             a transaction was used in a way that would lose data
  |    +-- ReadOnlyError           a write inside db.read()
+ +-- CableError                   the cable could not do what was asked
+ |    +-- ChannelError            no declared channel has this name
+ |    +-- Rejected                raise it in a channel function to refuse with a reason
  +-- LockError                    the write lock could not be had
       +-- LockTimeout             ... within LITESTACK_BUSY_TIMEOUT
       +-- SelfDeadlock            ... because this thread already holds it
@@ -45,6 +48,22 @@ class NewerStoreError(StoreError):
 
 class LiveFileError(StoreError):
     """Raised when a database file that this process has open is opened by other means."""
+
+
+class CableError(LitestackError):
+    """Raised when a message cannot be sent, or a client cannot be served, as asked."""
+
+
+class ChannelError(CableError):
+    """Raised for the name of a channel that is not declared."""
+
+
+class Rejected(CableError):
+    """Raise it in a channel function: the client is refused, and told this reason."""
+
+    def __init__(self, reason: str = "forbidden") -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class TransactionError(LitestackError, OperationalError):
