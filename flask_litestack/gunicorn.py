@@ -1,0 +1,56 @@
+"""How gunicorn serves an app on one box: ``gunicorn -c python:flask_litestack.gunicorn app:app``.
+
+Your own ``gunicorn.conf.py`` can begin with ``from flask_litestack.gunicorn import *`` and set
+anything anew; so can the command line and ``GUNICORN_CMD_ARGS``. Left to gunicorn's own defaults,
+because they suit us: the address (``0.0.0.0:$PORT`` where PORT is set, else 127.0.0.1:8000), the
+number of web workers (``WEB_CONCURRENCY``, else 1), and which proxies may say who the client is
+(``FORWARDED_ALLOW_IPS``, else this machine alone).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+__all__ = [
+    "access_log_format",
+    "accesslog",
+    "control_socket_disable",
+    "graceful_timeout",
+    "keepalive",
+    "preload_app",
+    "threads",
+    "worker_class",
+    "worker_tmp_dir",
+]
+
+#: SQLite frees the interpreter while it works, so a few threads in one process beat processes:
+#: they share its memory, its connections and its websockets.
+worker_class = "gthread"
+threads = 4
+
+#: Load the app once, before forking: its memory is shared and a broken app fails at the start.
+#: Not with --reload, which would go on running the code that was loaded.
+preload_app = not any(
+    argument.startswith("--reload")
+    for argument in [*sys.argv[1:], *shlex.split(os.environ.get("GUNICORN_CMD_ARGS", ""))]
+)
+
+#: Seconds that requests may take to end after SIGTERM. Give the process longer than this before
+#: SIGKILL: kill_timeout = 30 in fly.toml, docker stop --timeout 30.
+graceful_timeout = 25
+
+#: Seconds that an idle connection is kept: longer than proxies keep theirs (usually 60), so that
+#: they never send a request into a connection that is being closed.
+keepalive = 65
+
+#: Its thread would run in the master, which forks.
+control_socket_disable = True
+
+#: The heartbeat file of a worker, in memory: on a slow disk it could look dead.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+#: To standard output: time, client (as a ProxyFix sees it), request, status, bytes, milliseconds.
+accesslog = "-"
+access_log_format = '%(t)s %(h)s "%(r)s" %(s)s %(b)s %(M)sms'
