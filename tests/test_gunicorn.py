@@ -1,0 +1,227 @@
+"""The gunicorn configuration, with a real gunicorn."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.metadata
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.servers import BIN, Server, environment, running, wait_until
+
+GUNICORN = [
+    str(BIN / "gunicorn"),
+    "--config",
+    "python:flask_litestack.gunicorn",
+    "shop:create_app()",
+]
+
+SHOP = """
+import os, time
+from flask import Flask
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from flask_litestack import Litestack
+
+class Model(DeclarativeBase):
+    pass
+
+class Item(Model):
+    __tablename__ = "item"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+litestack = Litestack(metadata=Model.metadata)
+
+def create_app():
+    app = Flask(__name__, instance_path=os.path.abspath("data"))
+    litestack.init_app(app)
+    with app.app_context():
+        litestack.db.create_all()
+
+    @app.get("/")
+    def index():
+        return "version 1"
+
+    @app.get("/add")
+    def add():
+        with litestack.db.write() as session:
+            session.add(Item())
+        return str(litestack.db.session.query(Item).count())
+
+    @app.get("/slow")
+    def slow():
+        time.sleep(1)
+        return "done"
+
+    return app
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A folder with an app that writes, its database opened before the workers are forked."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    return tmp_path
+
+
+def effective(shop: Path, *arguments: str, **variables: str) -> dict[str, str]:
+    """What gunicorn itself says its settings are."""
+    printed = subprocess.run(
+        [*GUNICORN, "--print-config", *arguments],
+        cwd=shop,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    pairs = (line.partition(" = ") for line in printed.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def test_the_settings_are_those_for_one_box(shop: Path) -> None:
+    found = effective(shop)
+
+    assert found["worker_class"].endswith("ThreadWorker'>") or "gthread" in found["worker_class"]
+    assert found["workers"] == "1"
+    assert found["threads"] == "4"
+    assert found["preload_app"] == "True"
+    assert found["control_socket_disable"] == "True"
+    assert found["max_requests"] == "0"
+    assert found["bind"] == "['127.0.0.1:8000']"
+    assert found["forwarded_allow_ips"] in ("127.0.0.1,::1", "['127.0.0.1', '::1']")
+
+
+def test_the_environment_sets_address_and_number_of_workers(shop: Path) -> None:
+    found = effective(shop, PORT="9123", WEB_CONCURRENCY="3")
+
+    assert found["bind"] == "['0.0.0.0:9123']"
+    assert found["workers"] == "3"
+
+
+def test_the_app_is_not_preloaded_where_it_is_to_be_reloaded(shop: Path) -> None:
+    assert effective(shop, "--reload")["preload_app"] == "False"
+    assert effective(shop, GUNICORN_CMD_ARGS="--reload")["preload_app"] == "False"
+
+
+def test_a_configuration_of_ones_own_imports_ours_and_overrides_it(shop: Path) -> None:
+    (shop / "gunicorn.conf.py").write_text(
+        "from flask_litestack.gunicorn import *\n\nthreads = 7\n"
+    )
+
+    found = effective(shop, "--config", "gunicorn.conf.py")
+
+    assert found["threads"] == "7"
+    assert found["preload_app"] == "True"
+    assert found["control_socket_disable"] == "True"
+
+
+def test_sigterm_lets_a_request_end_and_exits_with_0(shop: Path) -> None:
+    with running(GUNICORN, shop) as server:
+        answers: list[str] = []
+        request = threading.Thread(target=lambda: answers.append(server.get("/slow")))
+        request.start()
+        time.sleep(0.3)
+        assert server.terminate() == 0
+        request.join()
+    assert answers == ["done"]
+
+
+@pytest.mark.skipif(
+    int(importlib.metadata.version("gunicorn").partition(".")[0]) < 27,
+    reason="before version 27 gunicorn waits graceful_timeout for idle connections",
+)
+def test_an_idle_connection_does_not_delay_the_stop(shop: Path) -> None:
+    with running(GUNICORN, shop) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"version 1"
+        begin = time.monotonic()
+        assert server.terminate() == 0
+        assert time.monotonic() - begin < 8
+        connection.close()
+
+
+def ask_until(stop: threading.Event, server: Server, failures: list[BaseException]) -> None:
+    while not stop.is_set():
+        try:
+            server.get("/add")
+        except Exception as error:
+            failures.append(error)
+
+
+def test_hup_changes_the_worker_and_no_request_fails(shop: Path) -> None:
+    with running(GUNICORN, shop) as server:
+        [old] = server.children()
+        stop = threading.Event()
+        failures: list[BaseException] = []
+        client = threading.Thread(target=ask_until, args=(stop, server, failures))
+        client.start()
+        os.kill(server.pid, signal.SIGHUP)
+        wait_until(lambda: (pids := server.children()) and old not in pids)
+        time.sleep(0.3)
+        stop.set()
+        client.join()
+        assert failures == []
+        assert server.terminate() == 0
+
+
+def test_usr2_brings_a_second_server_up_beside_the_first(shop: Path) -> None:
+    with running(GUNICORN, shop) as server:
+        [old] = server.children()
+        os.kill(server.pid, signal.SIGUSR2)
+        wait_until(
+            lambda: len(server.children()) == 2 and server.output().count("Booting worker") == 2,
+            server.output,
+        )
+        [new_master] = [pid for pid in server.children() if pid != old]
+        assert server.terminate() == 0
+        before = int(server.get("/add"))
+        assert int(server.get("/add")) == before + 1
+        os.kill(new_master, signal.SIGTERM)
+        wait_until(lambda: not Path(f"/proc/{new_master}").exists(), server.output)
+
+
+def test_ttin_and_ttou_change_the_number_of_workers(shop: Path) -> None:
+    with running(GUNICORN, shop) as server:
+        os.kill(server.pid, signal.SIGTTIN)
+        wait_until(lambda: len(server.children()) == 2)
+        assert int(server.get("/add")) >= 1
+        os.kill(server.pid, signal.SIGTTOU)
+        wait_until(lambda: len(server.children()) == 1)
+        assert int(server.get("/add")) >= 2
+        assert server.terminate() == 0
+
+
+def test_reload_serves_the_code_that_was_changed(shop: Path) -> None:
+    with running([*GUNICORN, "--reload"], shop) as server:
+        assert server.get() == "version 1"
+        (shop / "shop.py").write_text(SHOP.replace("version 1", "version two"))
+
+        def changed() -> bool:
+            try:
+                return server.get() == "version two"
+            except OSError:
+                return False
+
+        wait_until(changed, server.output)
+
+
+def test_the_master_runs_no_thread_and_leaves_nothing_in_the_home(shop: Path) -> None:
+    home = shop / "home"
+    home.mkdir()
+    variables = {"HOME": str(home), "XDG_RUNTIME_DIR": ""}
+    with running(GUNICORN, shop, variables) as server:
+        # The thread that brings the factory's own commits to the disk ends by itself.
+        wait_until(lambda: len(list(Path(f"/proc/{server.pid}/task").iterdir())) == 1)
+        assert list(home.iterdir()) == []
+
+
+def test_the_access_log_has_a_line_for_each_request(shop: Path) -> None:
+    with running(GUNICORN, shop) as server:
+        server.get("/add?x=1")
+        wait_until(lambda: '127.0.0.1 "GET /add?x=1 HTTP/1.1" 200 ' in server.output())
