@@ -17,7 +17,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-#: What passes on untuned engines and fails on tuned ones, and why it must.
+#: What passes on untuned engines and fails on tuned ones, on one release of SQLAlchemy or another,
+#: and why it must.
 FOREIGN_KEY_MISMATCH = (
     "its tables have a foreign key to columns that are not unique together, which SQLite refuses "
     "once foreign keys are enforced, and we enforce them"
@@ -54,7 +55,7 @@ def test_what_passes_untuned_passes_tuned_but_for_the_listed_differences(
     tuned = _outcomes(tmp_path / "tuned")
 
     worse = {name for name, passed in untuned.items() if passed and not tuned.get(name, False)}
-    assert worse == set(DIFFERENCES)
+    assert worse - set(DIFFERENCES) == set()
     # The tests of savepoints run on tuned engines only; they have nothing to be compared with.
     savepoints = {name: passed for name, passed in tuned.items() if name not in untuned}
     assert len(savepoints) > 50
