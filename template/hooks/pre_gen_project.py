@@ -1,0 +1,52 @@
+"""Refuse names that would make a project that cannot run, before anything is written."""
+
+import keyword
+import re
+import sys
+
+SLUG = {{ cookiecutter.project_slug | tojson }}
+PACKAGE = {{ cookiecutter.__package | tojson }}
+FLY_APP = {{ cookiecutter.fly_app_name | tojson }}
+FLY_REGION = {{ cookiecutter.fly_region | tojson }}
+
+#: Packages the project imports, and its own tests: a package of that name would hide them.
+TAKEN = {
+    "alembic",
+    "flask",
+    "flask_litestack",
+    "flask_login",
+    "flask_wtf",
+    "gunicorn",
+    "jinja2",
+    "mistune",
+    "nh3",
+    "pytest",
+    "slugify",
+    "sqlalchemy",
+    "tests",
+    "werkzeug",
+    "wtforms",
+}
+
+
+def problem() -> str | None:
+    """Return what is wrong with the answers, in one sentence."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", SLUG):
+        return (
+            f"project_slug {SLUG!r} must be lower-case letters, digits, single - or _, "
+            "beginning with a letter, for example 'my-blog'."
+        )
+    if PACKAGE in TAKEN or PACKAGE in sys.stdlib_module_names or keyword.iskeyword(PACKAGE):
+        return f"project_slug {SLUG!r} would hide Python's or a library's own {PACKAGE!r}; add a word."
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", FLY_APP):
+        return (
+            f"fly_app_name {FLY_APP!r} must be lower-case letters, digits and single -, "
+            "beginning with a letter."
+        )
+    if not re.fullmatch(r"[a-z]{3}", FLY_REGION):
+        return f"fly_region {FLY_REGION!r} must be a code of three letters, for example 'iad'."
+    return None
+
+
+if found := problem():
+    sys.exit(f"ERROR: {found}")

@@ -1,0 +1,15 @@
+"""How gunicorn serves the blog: as flask-litestack recommends, and never on an old database."""
+
+from flask_litestack.gunicorn import *  # noqa: F403
+
+wsgi_app = "{{ cookiecutter.__package }}:create_app()"
+
+
+def on_starting(server: object) -> None:
+    """Migrate before the first request."""
+    from {{ cookiecutter.__package }} import create_app, migrate
+
+    migrate.run_pending(create_app())
+
+
+on_reload = on_starting
