@@ -10,6 +10,7 @@ from flask import Flask, current_app
 from sqlalchemy import MetaData
 
 from . import config
+from .cable import Cable
 from .config import Settings
 from .db import Database, tune_with
 from .errors import ConfigError
@@ -34,6 +35,8 @@ class Litestack:
         self._prepared: WeakKeyDictionary[Flask, bool] = WeakKeyDictionary()
         self._mutex = threading.Lock()
         self.db = Database(self._usable_settings, metadata, db)
+        self.cable = Cable(self._usable_settings, self.db)
+        self.channel = self.cable.channel
 
     def init_app(self, app: Flask) -> None:
         """Register with an app. Creates no file, connection or thread.
@@ -47,6 +50,7 @@ class Litestack:
                 f"init_app was called twice on {app.name!r}: {same} Litestack object is registered."
             )
         settings = config.load(app.config, instance_path=app.instance_path, root_path=app.root_path)
+        self.cable.init_app(app, settings)
         self._settings[app] = settings
         app.extensions[NAME] = self
         if self._adopted is not None:

@@ -1,0 +1,301 @@
+"""The public object: ``litestack.cable``."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+from flask import Flask, current_app, g, render_template
+from markupsafe import Markup
+
+from ..config import Settings
+from ..db import Database
+from ..errors import CableError, ConfigError
+from . import limits, script
+from .channels import Channel, ChannelMap
+from .handlers import USER, Handlers, dumps
+from .handshake import check_origins
+from .hub import Hub
+from .store import Presence, RowKind, Store
+from .view import add_routes
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+Connect = TypeVar("Connect", bound=Callable[[], object])
+
+#: Where rendered HTML can go, relative to its target; the words of htmx and insertAdjacentHTML.
+SWAPS = (
+    "innerHTML",
+    "outerHTML",
+    "beforebegin",
+    "afterbegin",
+    "beforeend",
+    "afterend",
+    "delete",
+)
+
+_cables: weakref.WeakSet[Cable] = weakref.WeakSet()
+
+
+class Cable:
+    """Broadcasts to the browsers that are connected to any process of the app."""
+
+    def __init__(self, settings: Callable[[], Settings], database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._channels: list[Channel[Any]] = []
+        self._connect: Callable[[], object] | None = None
+        self._states: WeakKeyDictionary[Flask, _State] = WeakKeyDictionary()
+        self._mutex = threading.Lock()
+        _cables.add(self)
+
+    def init_app(self, app: Flask, settings: Settings) -> None:
+        """Add the URL rules, and ``cable_script()`` to the templates.
+
+        :raises ConfigError: for a wrong ``LITESTACK_CABLE_URL`` or ``LITESTACK_CABLE_ORIGINS``.
+        """
+        check_origins(settings.cable_origins)
+        url = settings.cable_url
+        if url is None:
+            return
+        if not url.startswith("/") or url.endswith("/") or "<" in url:
+            raise ConfigError(f'LITESTACK_CABLE_URL = {url!r} must be a path like "/cable".')
+        add_routes(app, url, self)
+        app.jinja_env.globals["cable_script"] = script.tag
+
+    # -- declaring ----------------------------------------------------------------------------
+
+    def connect(self, function: Connect) -> Connect:
+        """Decorate what says who a client is: a user key, or None for nobody in particular.
+
+        It runs in the handshake's own request. Return False, or ``abort(403)``, to refuse.
+        """
+        self._connect = function
+        return function
+
+    def channel(
+        self, pattern: str, *, presence: Literal["count", "users"] | None = None
+    ) -> Callable[[Callable[P, object]], Channel[P]]:
+        """Declare a channel, such as ``"posts/<int:post_id>"``.
+
+        The decorated function is asked at each subscription, in the context of the client's
+        handshake request. It returns True, or initial data for the client, or False to refuse;
+        it may also raise :class:`~flask_litestack.Rejected` with a reason.
+
+        :param presence: tell subscribers how many they are ("count"), or also who ("users").
+        """
+
+        def declare(function: Callable[P, object]) -> Channel[P]:
+            channel = Channel(self, pattern, function, presence)
+            self._channels.append(channel)
+            return channel
+
+        return declare
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def broadcast(self, name: str, data: object) -> None:
+        """Send JSON data to all subscribers of a channel, in whatever process they are.
+
+        In a transaction it is sent after the commit, and not after a rollback.
+
+        :raises ChannelError: if no channel of this name is declared.
+        :raises CableError: if the data is larger than ``LITESTACK_CABLE_BUFFER``.
+        :raises TypeError, ValueError: if the data cannot be JSON.
+        """
+        state = self._state()
+        state.channels.match(name)
+        text = dumps(data)
+        limit = state.settings.cable_buffer
+        if len(text) * 2 > limit and (size := len(text.encode())) * 2 > limit:
+            raise CableError(
+                f"a message of {size} bytes for {name!r} is more than half of "
+                f"LITESTACK_CABLE_BUFFER = {limit}; send a link to it, or raise the setting."
+            )
+        self._database.after_commit(lambda: state.store.append(RowKind.MESSAGE, name, text))
+
+    def render(
+        self,
+        name: str,
+        template: str,
+        /,
+        *,
+        target: str,
+        swap: str = "beforeend",
+        **context: Any,
+    ) -> None:
+        """Render a template and have cable.js put it into the subscribers' pages.
+
+        An element in the page that has the id of the rendered one is replaced, so what a page
+        shows already does not appear twice.
+
+        :param target: a CSS selector.
+        :param swap: where to put it: innerHTML, outerHTML, beforebegin, afterbegin, beforeend,
+            afterend, or delete, which removes the target.
+        """
+        if swap not in SWAPS:
+            raise ValueError(f"swap={swap!r} must be one of {', '.join(SWAPS)}.")
+        html = render_template(template, **context)
+        self.broadcast(name, {"render": {"html": html, "target": target, "swap": swap}})
+
+    def disconnect(self, user: object) -> None:
+        """Close all connections of a user, in all processes, e.g. at log-out.
+
+        Their pages connect again by themselves, as whoever they are then.
+        """
+        state = self._state()
+        text = json.dumps(str(user))
+        self._database.after_commit(lambda: state.store.append(RowKind.DISCONNECT, "", text))
+
+    # -- asking -------------------------------------------------------------------------------
+
+    def last_id(self) -> int:
+        """Return the id after which a page must subscribe that shows the state read from now on.
+
+        Call it **before** reading the state.
+        """
+        return self._state().store.last_id()
+
+    def present(self, name: str) -> Presence:
+        """Return who is on a channel that was declared with ``presence``.
+
+        :raises ChannelError: if no such channel is declared.
+        """
+        state = self._state()
+        state.channels.match(name)
+        return state.store.present(name)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the current app."""
+        return self._state().settings
+
+    @property
+    def user(self) -> str | None:
+        """In a channel function: the key that the ``connect`` function returned."""
+        user: str | None = g.get(USER)
+        return user
+
+    @property
+    def clients(self) -> int:
+        """How many clients are connected to this process."""
+        hub = self._state().hub
+        return 0 if hub is None else hub.clients
+
+    def script(self) -> Markup:
+        """Return the script element that loads cable.js; in templates: ``cable_script()``."""
+        return script.tag()
+
+    # -- for the view and the server ----------------------------------------------------------
+
+    def channel_name(self, channel: Channel[Any], params: Mapping[str, Any]) -> str:
+        """Build a channel's name from its parameters."""
+        return self._state().channels.name(channel, params)
+
+    def who(self) -> str | bool:
+        """Ask the ``connect`` function; False if it refuses, "" for nobody in particular."""
+        found = None if self._connect is None else self._connect()
+        if found is False:
+            return False
+        return "" if found is None else str(found)
+
+    def known(self, name: str) -> None:
+        """Check that a channel of this name is declared.
+
+        :raises ChannelError: if not.
+        """
+        self._state().channels.match(name)
+
+    def hub(self) -> Hub:
+        """Return the current app's hub in this process, started on first use."""
+        state = self._state()
+        with self._mutex:
+            if state.hub is None:
+                settings = state.settings
+                app = current_app._get_current_object()  # type: ignore[attr-defined]
+                state.hub = Hub(
+                    state.store,
+                    Handlers(app, state.channels, state.store, settings.cable_buffer),
+                    capacity=limits.capacity(settings.cable_max_clients),
+                    max_message=settings.cable_max_message,
+                    buffer=settings.cable_buffer,
+                    ping_interval=settings.cable_ping_interval,
+                    threads=settings.cable_threads,
+                )
+            return state.hub
+
+    def stop(self) -> None:
+        """Send every client of this process away with 1001; takes a second at most."""
+        with self._mutex:
+            states = list(self._states.values())
+        for state in states:
+            hub, state.hub = state.hub, None
+            if hub is not None:
+                hub.stop()
+            state.store.close()
+
+    def _state(self) -> _State:
+        settings = self._settings()
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+        state = self._states.get(app)
+        if state is None:
+            with self._mutex:
+                state = self._states.get(app)
+                if state is None:
+                    store = Store(
+                        settings.data_path,
+                        retention=settings.cable_retention,
+                        size=settings.cable_log_size,
+                        guard=settings.guard,
+                    )
+                    channels = ChannelMap(self._channels, app.url_map.converters)
+                    state = self._states[app] = _State(settings, store, channels)
+        return state
+
+    def _after_fork_in_child(self) -> None:
+        self._mutex = threading.Lock()
+        for state in list(self._states.values()):
+            if state.hub is not None:
+                state.hub.after_fork()
+                _inherited.append(state.hub)
+                state.hub = None
+            state.store.after_fork()
+
+
+@dataclass
+class _State:
+    """What one app has in this process."""
+
+    settings: Settings
+    store: Store
+    channels: ChannelMap
+    hub: Hub | None = None
+
+
+def stop_all() -> None:
+    """Send every client of this process away; for a server's exit hook, and at exit."""
+    for cable in list(_cables):
+        cable.stop()
+
+
+#: Hubs of the parent process, kept so that nothing of theirs is closed a second time.
+_inherited: list[Hub] = []
+
+
+def _after_fork_in_child() -> None:
+    for cable in list(_cables):
+        cable._after_fork_in_child()
+
+
+atexit.register(stop_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,206 @@
+"""How messages look on the wire: websocket frames, server-sent events, lines.
+
+Three kinds of clients hang on one hub. Each kind turns a JSON text into bytes once, whoever many
+clients get it, and parses what comes in.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
+
+#: Empty ping frame, as the server sends it: unmasked.
+PING = b"\x89\x00"
+
+
+#: Begins the line that is no JSON but the code to close with.
+LINE_CLOSE = b"\0"
+
+
+class Kind(IntEnum):
+    """How a client is connected."""
+
+    WEBSOCKET = 0
+    EVENTS = 1
+    """Server-sent events: nothing comes in."""
+    LINES = 2
+    """One JSON text a line; the other end is a thread of flask-sock in this process."""
+
+
+class Close(IntEnum):
+    """The close codes that the server sends (RFC 6455, section 7.4, and one of our own)."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED = 1003
+    TOO_BIG = 1009
+    TRY_AGAIN_LATER = 1013
+    SIGNED_OUT = 4001
+
+
+class BadFrame(Exception):
+    """What came in breaks the protocol; the connection is closed with ``code``."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """The client asks for a pong with the same payload."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The client says good-bye."""
+
+    code: int
+
+
+def encode(kind: Kind, text: bytes, event_id: int | None = None) -> bytes:
+    """Frame one JSON text for a kind of client.
+
+    :param event_id: lets a client of server-sent events resume after this message.
+    """
+    if kind is Kind.WEBSOCKET:
+        return frame(Opcode.TEXT, text)
+    if kind is Kind.LINES:
+        return text + b"\n"
+    head = b"" if event_id is None else b"id: %d\n" % event_id
+    return head + b"data: " + text.replace(b"\n", b"\ndata: ") + b"\n\n"
+
+
+def frame(opcode: Opcode, payload: bytes) -> bytes:
+    """Build one unmasked, unfragmented websocket frame."""
+    size = len(payload)
+    first = 0x80 | int(opcode)
+    if size < 126:
+        return struct.pack("!BB", first, size) + payload
+    if size < 65536:
+        return struct.pack("!BBH", first, 126, size) + payload
+    return struct.pack("!BBQ", first, 127, size) + payload
+
+
+def keep_alive(kind: Kind, text: bytes | None, event_id: int) -> bytes:
+    """Build what is sent to a quiet client: a ping, with ``text`` if there is any."""
+    if kind is Kind.WEBSOCKET:
+        return PING if text is None else PING + encode(kind, text)
+    if kind is Kind.LINES:
+        return b"" if text is None else encode(kind, text)
+    # An event without data is not dispatched, but its id is remembered (HTML, section 9.2.6).
+    return b": ping\n\n" if text is None else b"id: %d\n\n" % event_id
+
+
+def closing(kind: Kind, code: int, reason: str = "") -> bytes:
+    """Build the good-bye."""
+    if kind is Kind.WEBSOCKET:
+        return frame(Opcode.CLOSE, struct.pack("!H", code) + reason.encode()[:123])
+    if kind is Kind.LINES:
+        return LINE_CLOSE + b"%d\n" % code
+    return b""
+
+
+class WebSocketParser:
+    """The incoming half of one websocket: frames in, whole text messages out.
+
+    :param limit: the size of a message in bytes beyond which the connection is closed.
+    """
+
+    __slots__ = ("_limit", "_parts", "_protocol", "_size")
+
+    def __init__(self, limit: int) -> None:
+        self._protocol = FrameProtocol(client=False, extensions=[])
+        self._limit = limit
+        self._parts: list[str] | None = None
+        self._size = 0
+
+    def feed(self, data: bytes) -> Iterator[str | Ping | Closed]:
+        """Yield the messages, pings and the close in ``data``; pongs are swallowed.
+
+        :raises BadFrame: where the client must be sent away.
+        """
+        try:
+            self._protocol.receive_bytes(data)
+            for received in self._protocol.received_frames():
+                opcode, payload = received.opcode, received.payload
+                if opcode is Opcode.TEXT:
+                    assert isinstance(payload, str)
+                    text = self._collect(payload, received.message_finished)
+                    if text is not None:
+                        yield text
+                elif opcode is Opcode.BINARY:
+                    raise BadFrame(Close.UNSUPPORTED, "text frames only")
+                elif opcode is Opcode.PING:
+                    assert isinstance(payload, (bytes, bytearray))
+                    yield Ping(bytes(payload))
+                elif opcode is Opcode.CLOSE:
+                    assert isinstance(payload, tuple)
+                    yield Closed(int(payload[0]))
+                    return
+        except ParseFailed as error:
+            code = error.code or CloseReason.PROTOCOL_ERROR
+            raise BadFrame(int(code), str(error)) from error
+
+    def _collect(self, part: str, finished: bool) -> str | None:
+        self._size += len(part) if part.isascii() else len(part.encode())
+        if self._size > self._limit:
+            raise BadFrame(Close.TOO_BIG, f"more than {self._limit} bytes")
+        if finished and self._parts is None:
+            self._size = 0
+            return part
+        if self._parts is None:
+            self._parts = []
+        if part:
+            self._parts.append(part)
+        if not finished:
+            return None
+        text = "".join(self._parts)
+        self._parts = None
+        self._size = 0
+        return text
+
+
+class LineParser:
+    """The incoming half of a client behind flask-sock: one JSON text a line."""
+
+    __slots__ = ("_limit", "_rest")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[str | Ping | Closed]:
+        """Yield the whole lines."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            yield line.decode()
+        if len(self._rest) > self._limit:
+            raise BadFrame(Close.TOO_BIG, f"more than {self._limit} bytes")
+
+
+class EventsParser:
+    """A client of server-sent events has nothing to say."""
+
+    __slots__ = ()
+
+    def feed(self, data: bytes) -> Iterator[str | Ping | Closed]:
+        """Ignore it."""
+        return iter(())
+
+
+Parser = WebSocketParser | LineParser | EventsParser
+
+
+def new_parser(kind: Kind, limit: int) -> Parser:
+    """Make the parser for a client; ``limit`` is the largest message in bytes."""
+    if kind is Kind.WEBSOCKET:
+        return WebSocketParser(limit)
+    return LineParser(limit) if kind is Kind.LINES else EventsParser()

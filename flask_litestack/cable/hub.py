@@ -1,0 +1,862 @@
+"""One thread that serves all the sockets of a process.
+
+It never waits for a client, a handler or a file for long: reads and writes do not block, channel
+functions run on a pool, and a broadcast to many is cut into pieces between which everybody else
+has a turn. It keeps the GIL while it sends (see sockets.py) and gives it up once a turn.
+
+Messages reach a client in the order of their ids. While a channel function decides about a
+subscription, new messages are held; the decision comes back together with what the log has after
+the client's ``since``, up to some id; what was held after that id follows, then live messages.
+So nothing falls between, and nothing comes twice.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import logging
+import os
+import random
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from wsproto.frame_protocol import Opcode
+
+from ..process.liveness import Life, holder
+from ..process.wakeup import Mailbox
+from . import protocol, sockets
+from .clients import MAX_INBOX, MAX_SUBSCRIPTIONS, Client, Held, Leave, Message, State, Topic
+from .frames import (
+    BadFrame,
+    Close,
+    Closed,
+    Kind,
+    Ping,
+    closing,
+    encode,
+    frame,
+    keep_alive,
+    new_parser,
+)
+from .pool import Pool
+from .presence import Members
+from .store import RUN_KIND, Presence, Replay, Row, RowKind, Store
+
+log = logging.getLogger(__name__)
+
+#: Clients served in one go before the others, and the other threads, have a turn. 256 sends take
+#: about 3 ms, less than the interpreter's switch interval.
+CHUNK = 256
+
+#: Messages waiting to be sent beyond which the log is not read further.
+MAX_DELIVERIES = 1000
+
+#: Seconds between two looks into the log for which nobody woke us.
+SWEEP = 2.0
+
+#: Seconds that a client has to take our good-bye, and all of them when the process ends.
+GOODBYE = 3.0
+LAST_GOODBYE = 1.0
+
+#: Seconds between two reports of who is present; the first comes sooner.
+PRESENCE_INTERVAL = 0.5
+PRESENCE_DELAY = 0.05
+
+#: Messages that a client which comes back can get at most.
+MAX_REPLAY = 1000
+
+#: Seconds that a handshake may take: a log-out meanwhile is remembered for as long.
+HANDSHAKE = 60.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a request to subscribe."""
+
+    refused: str | None = None
+    """The reason, for the client."""
+    data: str | None = None
+    """Initial data, as JSON."""
+    presence: bool = False
+    """Whether its members are counted."""
+    tell_leave: bool = False
+    """Whether :meth:`Backend.leave` is called at the end."""
+    replay: Replay | None = None
+    """What the log has after the client's ``since``."""
+
+
+class Backend(Protocol):
+    """The app's side. Everything but ``describe`` runs on the pool, in order for each client."""
+
+    def subscribe(self, client: Client, channel: str, since: int | None) -> Decision:
+        """Decide about a subscription."""
+
+    def receive(self, client: Client, channel: str, data: Any) -> str | None:
+        """Take a message; return the reason if it is refused."""
+
+    def leave(self, client: Client, channel: str) -> None:
+        """Note the end of a subscription."""
+
+    def describe(self, channel: str, presence: Presence) -> str | None:
+        """Make the JSON for subscribers who are told of each other; None for nothing."""
+
+
+class Hub:
+    """The sockets of one app in this process.
+
+    :param capacity: how many clients there can be.
+    :param max_message: bytes of the largest message taken.
+    :param buffer: bytes that may wait for one client.
+    :param ping_interval: seconds between two pings.
+    :param threads: the size of the pool.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        backend: Backend,
+        *,
+        capacity: int,
+        max_message: int,
+        buffer: int,
+        ping_interval: float,
+        threads: int,
+    ) -> None:
+        self._store = store
+        self._backend = backend
+        self._capacity = capacity
+        self._max_message = max_message
+        self._buffer = buffer
+        self._ping_interval = max(1.0, ping_interval)
+        self._pool = Pool(threads, "litestack-cable")
+        self._reader = sockets.Reader()
+
+        self._clients: set[Client] = set()
+        self._topics: dict[str, Topic] = {}
+        self._members = Members()
+        self._deliveries: deque[tuple[Topic, Message]] = deque()
+        self._targets: list[tuple[Client, int]] | None = None
+        self._next_target = 0
+        self._to_ping: dict[int, list[Client]] = {}
+        self._signed_out: dict[str, tuple[int, float]] = {}
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
+        self._timer_numbers = itertools.count()
+        self._peers: dict[int, int] = {}
+        self._reporting = False
+        self._reported_at = 0.0
+        self._looking_for_peers = False
+
+        # Shared with other threads:
+        self._mutex = threading.Lock()
+        self._admitted = 0
+        self._calls: deque[Callable[[], object]] = deque()
+        self._local: deque[Row] = deque()
+        self._awake = False
+        self._stopping = False
+
+        self._selector = selectors.DefaultSelector()
+        self._mailbox = Mailbox(store.run_path, RUN_KIND)
+        self._life = Life(store.run_path, RUN_KIND)
+        self._bell, self._clapper = socket.socketpair()
+        for end in (self._bell, self._clapper):
+            end.setblocking(False)
+        self._selector.register(self._bell, selectors.EVENT_READ, self._on_bell)
+        self._selector.register(self._mailbox, selectors.EVENT_READ, self._on_mail)
+        self._news = False
+        self._position = store.last_id()
+        store.listen(self._on_append)
+        self._thread = threading.Thread(target=self._run, name="litestack-cable-hub", daemon=True)
+        self._thread.start()
+
+    # -- for other threads --------------------------------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """The id of the last message seen."""
+        return self._position
+
+    @property
+    def clients(self) -> int:
+        """How many clients there are."""
+        return len(self._clients)
+
+    @property
+    def channels(self) -> int:
+        """How many channels have subscribers here."""
+        return len(self._topics)
+
+    def admit(self) -> bool:
+        """Reserve a place for a client; False if there is none. Give it back by :meth:`dismiss`."""
+        with self._mutex:
+            if self._stopping or self._admitted >= self._capacity:
+                return False
+            self._admitted += 1
+            return True
+
+    def dismiss(self) -> None:
+        """Give a place back that :meth:`adopt` did not use."""
+        with self._mutex:
+            self._admitted -= 1
+
+    def adopt(
+        self,
+        fd: int,
+        kind: Kind,
+        *,
+        user: str,
+        environ: bytes,
+        handshake_at: int,
+        early: bytes = b"",
+        requests: Iterable[protocol.Request] = (),
+    ) -> None:
+        """Serve a connection from now on; the descriptor is the hub's.
+
+        :param handshake_at: the hub's position before it was asked who the client is.
+        :param early: what has been read from the socket already.
+        :param requests: what the client wants, where its URL says so.
+        """
+        client = Client(fd, kind, new_parser(kind, self._max_message), user, environ)
+        self._call(partial(self._adopt, client, handshake_at, early, list(requests)))
+
+    def stop(self) -> None:
+        """Tell every client that we go away, and end the thread; takes a second at most."""
+        with self._mutex:
+            already, self._stopping = self._stopping, True
+        if not already:
+            self._ring()
+        self._thread.join(LAST_GOODBYE + 1.0)
+
+    def after_fork(self) -> None:
+        """Close the parent's sockets in a child, which would keep connections half open."""
+        for client in self._clients:
+            if client.state is not State.CLOSED:
+                os.close(client.fd)
+        self._selector.close()
+        self._bell.close()
+        self._clapper.close()
+
+    # -- the loop -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        log.info("the cable's hub starts (pid %d)", os.getpid())
+        self._every(SWEEP, self._sweep)
+        self._every(1.0, self._ping_quiet)
+        while not self._stopping:
+            try:
+                self._turn()
+            except Exception:
+                log.exception("the cable's hub failed; it goes on")
+                time.sleep(0.1)
+        self._say_goodbye()
+        log.info("the cable's hub ends (pid %d)", os.getpid())
+
+    def _turn(self) -> None:
+        busy = self._deliveries or self._calls or self._local or self._news
+        events = self._selector.select(0 if busy else self._until_next_timer())
+        for start in range(0, len(events), CHUNK):
+            for key, mask in events[start : start + CHUNK]:
+                if type(key.data) is Client:
+                    self._serve(key.data, mask)
+                else:
+                    key.data()
+            self._deliver()
+        self._run_calls()
+        if (self._news or self._local) and len(self._deliveries) < MAX_DELIVERIES:
+            self._catch_up()
+        self._deliver()
+        self._run_timers()
+
+    def _serve(self, client: Client, mask: int) -> None:
+        if client.state is State.CLOSED:
+            return  # by what was served just before it
+        try:
+            if mask & selectors.EVENT_WRITE:
+                self._flush(client)
+            if mask & selectors.EVENT_READ:
+                self._read(client)
+        except Exception:
+            log.exception("the cable drops a client because of an error")
+            self._drop(client)
+
+    def _call(self, function: Callable[[], object]) -> None:
+        self._calls.append(function)
+        self._ring()
+
+    def _ring(self) -> None:
+        if not self._awake:
+            self._awake = True
+            sockets.send(self._clapper.fileno(), b"\0")
+
+    def _on_bell(self) -> None:
+        self._reader.read(self._bell.fileno())
+        # From here on a new call rings again.
+        self._awake = False
+
+    def _run_calls(self) -> None:
+        for _ in range(len(self._calls)):
+            try:
+                self._calls.popleft()()
+            except Exception:
+                log.exception("the cable's hub failed at a call; it goes on")
+
+    def _every(self, seconds: float, function: Callable[[], object]) -> None:
+        def again() -> None:
+            self._later(seconds, again)
+            function()
+
+        self._later(seconds, again)
+
+    def _later(self, seconds: float, function: Callable[[], object]) -> None:
+        due = time.monotonic() + seconds
+        heapq.heappush(self._timers, (due, next(self._timer_numbers), function))
+
+    def _until_next_timer(self) -> float:
+        return max(0.0, self._timers[0][0] - time.monotonic())
+
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        while self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2]()
+
+    # -- the log ------------------------------------------------------------------------------
+
+    def _on_append(self, rows: Sequence[Row]) -> None:
+        """Take what a thread of this process has just logged; runs on that thread."""
+        if len(self._local) < MAX_DELIVERIES:
+            self._local.extend(rows)
+        else:
+            self._news = True
+        self._ring()
+
+    def _on_mail(self) -> None:
+        while self._reader.read(self._mailbox.fileno()):
+            pass
+        self._news = True
+
+    def _sweep(self) -> None:
+        self._news = True
+
+    def _catch_up(self) -> None:
+        """Take what is new: from memory where nothing lies in between, else from the log."""
+        local = self._local
+        while local and local[0].id <= self._position + 1:
+            row = local.popleft()
+            if row.id > self._position:
+                self._take(row)
+        if not local and not self._news:
+            return
+        self._news = False
+        rows = self._store.after(self._position)
+        if not rows:
+            return
+        self._news = True  # there may be more
+        if rows[0].id != self._position + 1:
+            self._missed_some(rows[0].id - 1)
+        for row in rows:
+            self._take(row)
+
+    def _take(self, row: Row) -> None:
+        self._position = row.id
+        if row.kind == RowKind.DISCONNECT:
+            self._sign_out(json.loads(row.data), row.id)
+            return
+        topic = self._topics.get(row.channel)
+        if topic is None:
+            return
+        message = Message(row)
+        if message.is_presence:
+            topic.news = message
+        else:
+            for held in topic.pending.values():
+                held.add(message, self._buffer)
+        if topic.subscribers:
+            self._deliveries.append((topic, message))
+
+    def _missed_some(self, position: int) -> None:
+        """Tell everybody that the log was trimmed before we read it (we were stopped for long)."""
+        log.warning("the cable's hub was too slow: messages were trimmed before it read them")
+        for name, topic in self._topics.items():
+            for held in topic.pending.values():
+                held.lose()
+            for client in list(topic.subscribers):
+                self._send(client, protocol.missed(name, position))
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        """Send up to CHUNK frames of the messages that wait."""
+        budget = CHUNK
+        while budget > 0 and self._deliveries:
+            topic, message = self._deliveries[0]
+            if self._targets is None:
+                self._targets = list(topic.subscribers.items())
+                self._next_target = 0
+            start = self._next_target
+            end = self._next_target = min(start + budget, len(self._targets))
+            budget -= end - start + 1
+            self._deliver_to(message, self._targets[start:end])
+            if end == len(self._targets):
+                self._targets = None
+                self._deliveries.popleft()
+
+    def _deliver_to(self, message: Message, targets: list[tuple[Client, int]]) -> None:
+        # The innermost loop of a broadcast.
+        send = sockets.send
+        message_id = message.id
+        frames = [message.frame(kind) for kind in Kind]
+        for client, start in targets:
+            if start >= message_id or client.state is not State.OPEN:
+                continue
+            data = frames[client.kind]
+            sent = 0 if client.out else send(client.fd, data)
+            if sent != len(data):
+                self._send_rest(client, data, sent)
+
+    def _send(self, client: Client, text: bytes, event_id: int | None = None) -> None:
+        self._send_bytes(client, encode(client.kind, text, event_id))
+
+    def _send_bytes(self, client: Client, data: bytes) -> None:
+        """Send, or queue what does not fit; a client with too much in its queue must go."""
+        if client.state is State.CLOSED or not data:
+            return
+        sent = 0 if client.out else sockets.send(client.fd, data)
+        if sent != len(data):
+            self._send_rest(client, data, sent)
+
+    def _send_rest(self, client: Client, data: bytes, sent: int) -> None:
+        if sent < 0:
+            self._drop(client)
+            return
+        self._queue(client, data[sent:])
+        if client.out_size > self._buffer and client.state is State.OPEN:
+            self._drop_slow(client)
+
+    def _queue(self, client: Client, data: bytes) -> None:
+        if client.out is None:
+            client.out = deque()
+        client.out.append(data)
+        client.out_size += len(data)
+        self._watch(client)
+
+    def _flush(self, client: Client) -> None:
+        """Send what waits, now that the socket takes it again."""
+        while client.out:
+            data = client.out[0]
+            sent = sockets.send(client.fd, data)
+            if sent < 0:
+                self._drop(client)
+                return
+            client.out_size -= sent
+            if sent < len(data):
+                client.out[0] = data[sent:]
+                return
+            client.out.popleft()
+        client.out = None
+        if client.state is State.CLOSING:
+            sockets.half_close(client.fd)
+        self._watch(client)
+
+    def _watch(self, client: Client) -> None:
+        """Watch for what can be done for a client, and for nothing else."""
+        wanted = 0
+        if client.out:
+            wanted |= selectors.EVENT_WRITE
+        if not client.inbox or len(client.inbox) < MAX_INBOX or client.state is State.CLOSING:
+            wanted |= selectors.EVENT_READ
+        if wanted == client.watched:
+            return
+        if not client.watched:
+            self._selector.register(client.fd, wanted, client)
+        elif not wanted:
+            self._selector.unregister(client.fd)
+        else:
+            self._selector.modify(client.fd, wanted, client)
+        client.watched = wanted
+
+    # -- a client's life ----------------------------------------------------------------------
+
+    def _adopt(
+        self, client: Client, handshake_at: int, early: bytes, requests: list[protocol.Request]
+    ) -> None:
+        self._clients.add(client)
+        self._watch(client)
+        self._ping_later(client, self._ping_interval * random.uniform(0.5, 1.0))
+        signed_out = self._signed_out.get(client.user)
+        if signed_out is not None and signed_out[0] > handshake_at:
+            self._close(client, Close.SIGNED_OUT, "signed out")
+            return
+        if requests:
+            client.inbox = deque(requests)
+            self._advance(client)
+        if early:
+            self._receive(client, early)
+
+    def _read(self, client: Client) -> None:
+        if client.state is State.CLOSED:
+            return
+        data = self._reader.read(client.fd)
+        if data is None:
+            return
+        if not data:
+            self._drop(client)
+        elif client.state is State.OPEN:
+            client.silence = 0
+            self._receive(client, data)
+
+    def _receive(self, client: Client, data: bytes) -> None:
+        pong: bytes | None = None
+        try:
+            for item in client.parser.feed(data):
+                if client.state is not State.OPEN:
+                    return
+                if isinstance(item, str):
+                    self._request(client, item)
+                elif isinstance(item, Ping):
+                    pong = item.payload  # of several only the last needs an answer
+                elif isinstance(item, Closed):
+                    code = item.code if item.code != 1005 else Close.NORMAL
+                    self._close(client, code)
+        except BadFrame as error:
+            self._close(client, error.code, str(error))
+        if pong is not None and client.state is State.OPEN:
+            self._send_bytes(client, frame(Opcode.PONG, pong))
+
+    def _close(self, client: Client, code: int, reason: str = "") -> None:
+        """Say good-bye; the client gets a few seconds to take it."""
+        if client.state is not State.OPEN:
+            return
+        client.state = State.CLOSING
+        self._end_subscriptions(client)
+        self._send_bytes(client, closing(client.kind, code, reason))
+        if client.state is State.CLOSING:
+            if not client.out:
+                sockets.half_close(client.fd)
+            self._later(GOODBYE, partial(self._drop, client))
+            self._watch(client)
+
+    def _drop_slow(self, client: Client) -> None:
+        """Send a client away that does not take what it gets; it comes back for the rest."""
+        assert client.out is not None
+        first = client.out[0]  # may be sent in part, and must be finished
+        client.out.clear()
+        client.out.append(first)
+        client.out_size = len(first)
+        log.info("the cable sends a client away that is too slow (user %r)", client.user)
+        self._close(client, Close.TRY_AGAIN_LATER, "too slow")
+
+    def _drop(self, client: Client) -> None:
+        """Close a connection without another word."""
+        if client.state is State.CLOSED:
+            return
+        was_open = client.state is State.OPEN
+        client.state = State.CLOSED
+        if client.watched:
+            self._selector.unregister(client.fd)
+            client.watched = 0
+        os.close(client.fd)
+        client.out = None
+        client.out_size = 0
+        self._clients.discard(client)
+        self.dismiss()
+        if was_open:
+            self._end_subscriptions(client)
+
+    def _ping_later(self, client: Client, seconds: float) -> None:
+        self._to_ping.setdefault(int(time.monotonic() + seconds), []).append(client)
+
+    def _ping_quiet(self) -> None:
+        """Ask the clients that are due whether they are still there; drop the silent ones."""
+        now = int(time.monotonic())
+        due = [second for second in self._to_ping if second <= now]
+        position = self._deliveries[0][1].id - 1 if self._deliveries else self._position
+        told = protocol.position(position)
+        frames = {
+            (kind, with_position): keep_alive(kind, told if with_position else None, position)
+            for kind in Kind
+            for with_position in (False, True)
+        }
+        for client in itertools.chain.from_iterable(self._to_ping.pop(second) for second in due):
+            if client.state is not State.OPEN:
+                continue
+            paused = not client.watched & selectors.EVENT_READ
+            if client.silence >= 2 and not paused:
+                self._drop(client)
+                continue
+            if client.kind is Kind.WEBSOCKET:
+                client.silence += 1
+            client.idle = 0 if client.subscriptions or client.busy else client.idle + 1
+            if client.idle >= 2:
+                self._close(client, Close.NORMAL, "no subscription")
+                continue
+            tell = bool(client.subscriptions) and client.told != position
+            client.told = position
+            self._ping_later(client, self._ping_interval)
+            self._send_bytes(client, frames[client.kind, tell])
+
+    def _sign_out(self, user: str, message_id: int) -> None:
+        now = time.monotonic()
+        self._signed_out = {u: e for u, e in self._signed_out.items() if e[1] > now - HANDSHAKE}
+        self._signed_out[user] = (message_id, now)
+        for client in [client for client in self._clients if client.user == user]:
+            self._close(client, Close.SIGNED_OUT, "signed out")
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def _request(self, client: Client, text: str) -> None:
+        try:
+            request = protocol.parse(text)
+        except protocol.BadRequest as error:
+            self._send(client, protocol.error(str(error)))
+            return
+        if client.inbox is None:
+            client.inbox = deque()
+        client.inbox.append(request)
+        self._advance(client)
+
+    def _advance(self, client: Client) -> None:
+        """Begin the client's next requests, in order; one that needs the pool holds the rest."""
+        while client.inbox and not client.busy:
+            request = client.inbox.popleft()
+            if isinstance(request, protocol.Subscribe):
+                self._subscribe(client, request)
+            elif isinstance(request, protocol.Unsubscribe):
+                self._unsubscribe(client, request.channel)
+            elif isinstance(request, protocol.Send):
+                self._receive_message(client, request)
+            else:
+                work = partial(self._backend.leave, client, request.channel)
+                self._on_pool(client, work, lambda _: None)
+        if not client.inbox:
+            client.inbox = None
+        if client.state is not State.CLOSED:
+            self._watch(client)
+
+    def _on_pool(
+        self, client: Client, work: Callable[[], Any], then: Callable[[Any], object]
+    ) -> None:
+        """Run ``work`` on the pool, then ``then`` here with its result (None after an error)."""
+
+        def done(result: Any) -> None:
+            client.busy = False
+            then(result)
+            self._advance(client)
+
+        def run() -> None:
+            result = None
+            try:
+                result = work()
+            finally:
+                self._call(partial(done, result))
+
+        client.busy = True
+        self._pool.submit(run)
+
+    def _subscribe(self, client: Client, request: protocol.Subscribe) -> None:
+        name = request.channel
+        if name in client.subscriptions:
+            self._send(client, protocol.error("already subscribed", name))
+            return
+        if len(client.subscriptions) >= MAX_SUBSCRIPTIONS:
+            self._send(client, protocol.rejected(name, "too many channels"))
+            return
+        # From here on its messages are held, before the log is asked for older ones.
+        self._topics.setdefault(name, Topic()).pending[client] = Held()
+        self._on_pool(
+            client,
+            partial(self._backend.subscribe, client, name, request.since),
+            partial(self._decided, client, request, self._position),
+        )
+
+    def _decided(
+        self,
+        client: Client,
+        request: protocol.Subscribe,
+        position: int,
+        decision: Decision | None,
+    ) -> None:
+        name = request.channel
+        topic = self._topics[name]
+        held = topic.pending.pop(client)
+        refused = "error" if decision is None else decision.refused
+        if client.state is not State.OPEN or refused is not None or decision is None:
+            self._forget_if_empty(name, topic)
+            if refused is not None:
+                self._send(client, protocol.rejected(name, refused))
+            return
+        client.subscriptions[name] = decision.tell_leave
+        replay = decision.replay
+        topic.subscribers[client] = max(self._position, replay.last_id if replay else 0)
+        missed = not held.complete or (replay is not None and replay.missed)
+        if not held.complete:
+            position = self._position
+        elif replay is not None and not replay.missed and request.since is not None:
+            position = request.since
+        self._send(client, protocol.subscribed(name, position, decision.data), position)
+        if missed:
+            self._send(client, protocol.missed(name, position))
+        replayed = 0
+        if replay is not None and not missed:
+            replayed = replay.last_id
+            for row in replay.rows:
+                self._send(client, protocol.message(row.channel, row.id, row.data), row.id)
+        for message in held.messages:
+            if message.id > replayed:
+                self._send_bytes(client, message.frame(client.kind))
+        if decision.presence and client.state is State.OPEN:
+            self._members.join(name, client.user)
+            self._report_presence_soon()
+            if topic.news is not None:
+                # Without its id: a browser would resume from there, before what it has got.
+                self._send(client, topic.news.text)
+
+    def _unsubscribe(self, client: Client, name: str) -> None:
+        tell = client.subscriptions.pop(name, None)
+        if tell is None:
+            self._send(client, protocol.error("not subscribed", name))
+            return
+        self._end_subscription(client, name)
+        if tell:
+            self._on_pool(client, partial(self._backend.leave, client, name), lambda _: None)
+
+    def _receive_message(self, client: Client, request: protocol.Send) -> None:
+        name = request.channel
+        if name not in client.subscriptions:
+            self._send(client, protocol.error("not subscribed", name))
+            return
+
+        def answer(reason: str | None) -> None:
+            if reason is not None:
+                self._send(client, protocol.error(reason, name))
+
+        self._on_pool(client, partial(self._backend.receive, client, name, request.data), answer)
+
+    def _end_subscriptions(self, client: Client) -> None:
+        """End all of them with the connection; what the client still wanted is forgotten."""
+        leaves = []
+        for name, tell in client.subscriptions.items():
+            self._end_subscription(client, name)
+            if tell:
+                leaves.append(Leave(name))
+        client.subscriptions = {}
+        client.inbox = deque(leaves)
+        self._advance(client)
+
+    def _end_subscription(self, client: Client, name: str) -> None:
+        topic = self._topics[name]
+        del topic.subscribers[client]
+        self._forget_if_empty(name, topic)
+        self._members.leave(name, client.user)
+        if self._members.changed:
+            self._report_presence_soon()
+
+    def _forget_if_empty(self, name: str, topic: Topic) -> None:
+        if not topic.subscribers and not topic.pending:
+            del self._topics[name]
+
+    # -- presence -----------------------------------------------------------------------------
+
+    def _report_presence_soon(self) -> None:
+        """Tell the other processes, and the subscribers, but not for each of a thousand joins."""
+        if self._reporting:
+            return
+        self._reporting = True
+        since = time.monotonic() - self._reported_at
+        self._later(max(PRESENCE_DELAY, PRESENCE_INTERVAL - since), self._report_presence)
+
+    def _report_presence(self) -> None:
+        changes = self._members.take_changes()
+        self._reported_at = time.monotonic()
+
+        def done(failed: bool) -> None:
+            self._reporting = False
+            if failed:
+                self._members.put_back(changes)
+            if self._members.changed:
+                self._report_presence_soon()
+
+        def report() -> None:
+            failed = True
+            try:
+                self._store.change_presence(self._life.name, changes, self._backend.describe)
+                failed = False
+            finally:
+                self._call(partial(done, failed))
+
+        self._pool.submit(report)
+        self._look_for_peers()
+
+    def _look_for_peers(self) -> None:
+        """Begin to look regularly whether the processes of other members live."""
+        if not self._looking_for_peers:
+            self._looking_for_peers = True
+            self._every(SWEEP, partial(self._pool.submit, self._find_dead_peers))
+            self._pool.submit(self._find_dead_peers)
+
+    def _find_dead_peers(self) -> None:
+        dead, alive = [], []
+        for process in self._store.processes():
+            pid = holder(self._store.run_path, process)
+            if pid is None:
+                dead.append(process)
+            elif process != self._life.name and pid:
+                alive.append(pid)
+        if dead:
+            self._store.forget_processes(dead, self._backend.describe)
+        self._call(partial(self._watch_peers, alive))
+
+    def _watch_peers(self, pids: list[int]) -> None:
+        """Have the kernel tell at once when one of them ends."""
+        if not hasattr(os, "pidfd_open"):
+            return  # macOS: the regular look must do
+        for pid in pids:
+            if pid not in self._peers:
+                with suppress(OSError):
+                    fd = self._peers[pid] = os.pidfd_open(pid)
+                    self._selector.register(
+                        fd, selectors.EVENT_READ, partial(self._on_peer_death, pid)
+                    )
+
+    def _on_peer_death(self, pid: int) -> None:
+        fd = self._peers.pop(pid)
+        self._selector.unregister(fd)
+        os.close(fd)
+        self._pool.submit(self._find_dead_peers)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _say_goodbye(self) -> None:
+        """Close every connection with 1001 and wait a moment until the clients have read it."""
+        self._store.listen(None)
+        for client in list(self._clients):
+            with suppress(Exception):
+                self._close(client, Close.GOING_AWAY, "the server restarts")
+        deadline = time.monotonic() + LAST_GOODBYE
+        while self._clients and time.monotonic() < deadline:
+            with suppress(Exception):
+                for key, mask in self._selector.select(max(0.0, deadline - time.monotonic())):
+                    if type(key.data) is Client:
+                        self._serve(key.data, mask)
+                    else:
+                        key.data()
+                self._run_calls()
+        for client in list(self._clients):
+            self._drop(client)
+        for fd in self._peers.values():
+            os.close(fd)
+        with suppress(Exception):
+            self._store.forget_processes([self._life.name], self._backend.describe)
+        self._pool.stop()
+        self._selector.close()
+        self._mailbox.close()
+        self._life.close()
+        self._bell.close()
+        self._clapper.close()

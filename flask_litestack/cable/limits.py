@@ -1,0 +1,56 @@
+"""How many clients this process can have before it runs out of descriptors."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+#: Descriptors left for requests, files and databases: a share of the limit, within bounds.
+#: gunicorn accepts up to 1,000 connections at once, and dies if accept() finds no descriptor.
+RESERVE_SHARE = 4
+RESERVE = (64, 2048)
+
+
+def capacity(wanted: int | None) -> int:
+    """Raise the soft limit of open files to the hard one; return how many clients fit below it.
+
+    :param wanted: a limit that was set; a smaller possible one takes its place, with a warning.
+    """
+    if resource is None:
+        return wanted or 400
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (ValueError, OSError) as error:  # macOS: "unlimited" is more than it allows
+            log.info("the limit of open files stays at %d: %s", soft, error)
+    if soft == resource.RLIM_INFINITY:
+        soft = 1_000_000
+    reserve = min(max(soft // RESERVE_SHARE, RESERVE[0]), RESERVE[1])
+    possible = max(0, soft - reserve - _open_files())
+    if wanted is not None and wanted > possible:
+        log.warning(
+            "LITESTACK_CABLE_MAX_CLIENTS = %d is more than the %d that the limit of %d open files "
+            "allows; raise it (ulimit -n).",
+            wanted,
+            possible,
+            soft,
+        )
+    return possible if wanted is None else min(wanted, possible)
+
+
+def _open_files() -> int:
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        try:
+            return len(os.listdir(folder))
+        except OSError:
+            continue
+    return 64

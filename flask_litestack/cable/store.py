@@ -1,0 +1,436 @@
+"""The log of messages between processes, and who is present, in ``cable.sqlite3``.
+
+SQLite has one writer at a time and commits are seen in order, so ids given by the file are
+without gaps: who has seen id 7 has seen everything before it. Nothing here is worth a sync to
+disk; after a crash of the whole machine the log starts anew with ids higher than any before.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from ..process.liveness import is_alive
+from ..process.wakeup import wake
+from ..sqlite import connect
+from ..sqlite.connection import Connection
+from ..sqlite.driver import DatabaseError, OperationalError
+from ..sqlite.file import opening
+from ..sqlite.schema import Schema
+
+log = logging.getLogger(__name__)
+
+FILE = "cable.sqlite3"
+
+#: The kind of the mailboxes and of the lives in ``run/``.
+RUN_KIND = "cable"
+
+#: Messages, and bytes, read from the log in one go.
+BATCH = 500
+BATCH_BYTES = 4 * 1024 * 1024
+
+#: The old messages are looked through after this many new ones, or this many seconds.
+TRIM_EVERY = 200
+TRIM_SECONDS = 10.0
+
+SCHEMA = Schema(
+    part="cable",
+    upgrades=[
+        [
+            # last_byte counts all bytes ever logged, so that the oldest to go can be found.
+            "CREATE TABLE litestack_cable_messages (id INTEGER PRIMARY KEY, "
+            "kind INTEGER NOT NULL, channel TEXT NOT NULL, data TEXT NOT NULL, at REAL NOT NULL, "
+            "last_byte INTEGER NOT NULL)",
+            "CREATE INDEX litestack_cable_messages_by_channel "
+            "ON litestack_cable_messages (channel, id)",
+            "CREATE TABLE litestack_cable_members (channel TEXT NOT NULL, user TEXT NOT NULL, "
+            "process TEXT NOT NULL, connections INTEGER NOT NULL, "
+            "PRIMARY KEY (channel, user, process)) WITHOUT ROWID",
+            "CREATE TABLE litestack_cable_boot (boot TEXT NOT NULL)",
+        ]
+    ],
+)
+
+
+class RowKind(IntEnum):
+    """What an entry of the log is."""
+
+    MESSAGE = 0
+    PRESENCE = 1
+    DISCONNECT = 2
+    START = 3
+    """The first entry of a new log; its id is the highest that nobody can have missed."""
+
+
+class Row(NamedTuple):
+    """One entry of the log; ``data`` is JSON."""
+
+    id: int
+    kind: int
+    channel: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Who is on a channel."""
+
+    count: int
+    """Users, each once, and connections of nobody in particular."""
+    users: tuple[str, ...]
+    """The keys of the users, sorted."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a client that comes back gets; ``missed`` if some of it is no longer there."""
+
+    rows: Sequence[Row]
+    last_id: int
+    missed: bool
+
+
+class Store:
+    """One app's messages, for all processes.
+
+    :param data_path: the data folder.
+    :param retention: seconds that a message is kept.
+    :param size: bytes of messages that are kept.
+    :param clock: the time of the messages, in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        data_path: Path,
+        *,
+        retention: float,
+        size: int,
+        guard: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.run_path = data_path / "run"
+        self._path = data_path / FILE
+        self._retention = retention
+        self._size = size
+        self._guard = guard
+        self._clock = clock
+        self._listener: Callable[[Sequence[Row]], None] | None = None
+        self._appended = 0
+        self._trimmed_at = clock()
+        self._writer: Connection | None = None
+        self._reader: Connection | None = None
+        self._write_mutex = threading.Lock()
+        self._read_mutex = threading.Lock()
+
+    def listen(self, listener: Callable[[Sequence[Row]], None] | None) -> None:
+        """Have ``listener`` told, in order, what this process appends."""
+        self._listener = listener
+
+    # -- messages -----------------------------------------------------------------------------
+
+    def append(self, kind: RowKind, channel: str, data: str) -> int:
+        """Add an entry, tell the hubs of all processes, and return its id."""
+        with self._writing() as connection:
+            row = self._insert(connection, kind, channel, data)
+            if self._listener is not None:
+                self._listener([row])
+        self._tell()
+        return row.id
+
+    def last_id(self) -> int:
+        """Return the id of the newest entry; it is never trimmed."""
+        with self._reading() as connection:
+            return self._bounds(connection)[1]
+
+    def after(self, position: int) -> Sequence[Row]:
+        """Return the next entries after ``position``, some hundreds at most.
+
+        All of them come as one value: fetching row by row would give up the GIL at each, which
+        costs 5 ms a row beside a thread that computes.
+        """
+        with self._reading() as connection:
+            (found,) = connection.execute(
+                "SELECT json_group_array(json_array(id, kind, channel, data)) FROM ("
+                "SELECT id, kind, channel, data FROM litestack_cable_messages WHERE id > ?1 "
+                "AND last_byte <= ?2 + (SELECT last_byte FROM litestack_cable_messages "
+                "WHERE id > ?1 ORDER BY id LIMIT 1) ORDER BY id LIMIT ?3)",
+                (position, BATCH_BYTES, BATCH),
+            ).fetchone()
+        return [Row(*row) for row in json.loads(found)]
+
+    def replay(self, channel: str, since: int, *, limit: int, size: int) -> Replay:
+        """Find a channel's messages after ``since``.
+
+        More than ``limit`` messages, or ``size`` bytes, count as too much, like messages that
+        are no longer there.
+        """
+        with self._reading() as connection:
+            # The bounds come last: what was trimmed in between must not pass for complete.
+            rows = [
+                Row(*row)
+                for row in connection.execute(
+                    "SELECT id, kind, channel, data FROM litestack_cable_messages "
+                    "WHERE channel = ? AND id > ? AND kind = ? ORDER BY id LIMIT ?",
+                    (channel, since, RowKind.MESSAGE, limit + 1),
+                )
+            ]
+            first, last = self._bounds(connection)
+        missed = (
+            since < first - 1
+            or since > last
+            or len(rows) > limit
+            or sum(len(row.data) for row in rows) > size
+        )
+        return Replay((), last, True) if missed else Replay(rows, last, False)
+
+    # -- presence -----------------------------------------------------------------------------
+
+    def change_presence(
+        self,
+        process: str,
+        changes: Mapping[str, Mapping[str, int]],
+        describe: Callable[[str, Presence], str | None],
+    ) -> None:
+        """Note how many connections users have in a process, and log who is now on each channel.
+
+        :param changes: channel -> user ("" for nobody in particular) -> connections.
+        :param describe: makes the JSON that the channel's subscribers get; None for nothing.
+        """
+        with self._transaction() as (connection, rows):
+            for channel, users in changes.items():
+                gone = [(channel, user, process) for user, n in users.items() if n == 0]
+                here = [(channel, user, process, n) for user, n in users.items() if n > 0]
+                connection.executemany(
+                    "DELETE FROM litestack_cable_members "
+                    "WHERE channel = ? AND user = ? AND process = ?",
+                    gone,
+                )
+                connection.executemany(
+                    "INSERT OR REPLACE INTO litestack_cable_members "
+                    "(channel, user, process, connections) VALUES (?, ?, ?, ?)",
+                    here,
+                )
+            rows.extend(self._announce(connection, changes, describe))
+
+    def forget_processes(
+        self, processes: Iterable[str], describe: Callable[[str, Presence], str | None]
+    ) -> None:
+        """Remove the members of processes that are no more."""
+        with self._transaction() as (connection, rows):
+            channels: dict[str, None] = {}
+            for process in processes:
+                found = connection.execute(
+                    "DELETE FROM litestack_cable_members WHERE process = ? RETURNING channel",
+                    (process,),
+                )
+                channels.update(dict.fromkeys(channel for (channel,) in found))
+            rows.extend(self._announce(connection, channels, describe))
+
+    def processes(self) -> list[str]:
+        """Return the processes that have members, dead ones included."""
+        with self._reading() as connection:
+            found = connection.execute("SELECT DISTINCT process FROM litestack_cable_members")
+            return [process for (process,) in found]
+
+    def present(self, channel: str) -> Presence:
+        """Return who is on a channel, without the members of dead processes."""
+        with self._reading() as connection:
+            return self._present(connection, channel)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _insert(self, connection: Connection, kind: RowKind, channel: str, data: str) -> Row:
+        cursor = connection.execute(
+            "INSERT INTO litestack_cable_messages (id, kind, channel, data, at, last_byte) "
+            "SELECT id + 1, ?, ?, ?, ?, last_byte + ? FROM litestack_cable_messages "
+            "ORDER BY id DESC LIMIT 1",
+            (kind, channel, data, self._clock(), len(data.encode()) + len(channel) + 64),
+        )
+        assert cursor.lastrowid is not None
+        self._appended += 1
+        if self._appended % TRIM_EVERY == 0 or self._clock() - self._trimmed_at > TRIM_SECONDS:
+            self._trimmed_at = self._clock()
+            self._trim(connection)
+        return Row(cursor.lastrowid, kind, channel, data)
+
+    def _trim(self, connection: Connection) -> None:
+        """Delete from the old end, never from the middle whatever the clock did."""
+        connection.execute(
+            "DELETE FROM litestack_cable_messages WHERE id <= (SELECT max(id) FROM "
+            "(SELECT id, at, last_byte FROM litestack_cable_messages ORDER BY id LIMIT ?1) "
+            "WHERE at < ?2 OR last_byte < "
+            "(SELECT last_byte FROM litestack_cable_messages ORDER BY id DESC LIMIT 1) - ?3) "
+            "AND id < (SELECT max(id) FROM litestack_cable_messages)",
+            (4 * TRIM_EVERY, self._clock() - self._retention, self._size),
+        )
+
+    def _bounds(self, connection: Connection) -> tuple[int, int]:
+        first, last = connection.execute(
+            "SELECT (SELECT min(id) FROM litestack_cable_messages), "
+            "(SELECT max(id) FROM litestack_cable_messages)"
+        ).fetchone()
+        return first, last
+
+    def _present(self, connection: Connection, channel: str) -> Presence:
+        users: set[str] = set()
+        anonymous = 0
+        alive: dict[str, bool] = {}
+        for user, process, connections in connection.execute(
+            "SELECT user, process, connections FROM litestack_cable_members WHERE channel = ?",
+            (channel,),
+        ):
+            if process not in alive:
+                alive[process] = is_alive(self.run_path, process)
+            if not alive[process]:
+                continue
+            if user:
+                users.add(user)
+            else:
+                anonymous += connections
+        return Presence(len(users) + anonymous, tuple(sorted(users)))
+
+    def _announce(
+        self,
+        connection: Connection,
+        channels: Iterable[str],
+        describe: Callable[[str, Presence], str | None],
+    ) -> Iterator[Row]:
+        for channel in channels:
+            data = describe(channel, self._present(connection, channel))
+            if data is not None:
+                yield self._insert(connection, RowKind.PRESENCE, channel, data)
+
+    def _tell(self) -> None:
+        wake(self.run_path, RUN_KIND)
+
+    # -- connections --------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[tuple[Connection, list[Row]]]:
+        rows: list[Row] = []
+        with self._writing() as connection:
+            connection.begin_immediate()
+            try:
+                yield connection, rows
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+            if rows and self._listener is not None:
+                self._listener(rows)
+        if rows:
+            self._tell()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._write_mutex:
+            if self._writer is None:
+                self._writer = self._open()
+            yield self._writer
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._read_mutex:
+            if self._reader is None:
+                self._reader = self._open()
+            yield self._reader
+
+    def _open(self) -> Connection:
+        connection = self._connect()
+        try:
+            self._start_after_boot(connection)
+        except BaseException:
+            connection.close()
+            raise
+        # Each statement commits by itself; longer transactions begin explicitly.
+        connection.isolation_level = None
+        return connection
+
+    def _connect(self) -> Connection:
+        try:
+            return self._connect_once()
+        except OperationalError:
+            raise
+        except DatabaseError as error:
+            # Messages of the last hour are not worth a site that is down.
+            log.error("%s cannot be read (%s); it is put aside for a new one", self._path, error)
+            with opening(self._path):
+                aside = self._path.with_suffix(f".damaged-{int(self._clock())}")
+                os.replace(self._path, aside)
+                for suffix in ("-wal", "-shm"):
+                    Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+            return self._connect_once()
+
+    def _connect_once(self) -> Connection:
+        connection = connect(self._path, synchronous="OFF", guard=self._guard)
+        try:
+            connection.execute("PRAGMA cache_size = -1024")
+            connection.execute("PRAGMA wal_autocheckpoint = 1000")
+            SCHEMA.ensure(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _start_after_boot(self, connection: Connection) -> None:
+        """Begin a new log after the machine was started: the end of the old one may be lost.
+
+        The first id is the time in microseconds: higher than what any client has, and with six
+        digits less than what JavaScript counts exactly.
+        """
+        boot = _boot()
+        query = "SELECT boot FROM litestack_cable_boot"
+        if connection.execute(query).fetchone() == (boot,):
+            return
+        connection.begin_immediate()
+        try:
+            if connection.execute(query).fetchone() != (boot,):
+                highest = connection.execute(
+                    "SELECT coalesce(max(id), 0) FROM litestack_cable_messages"
+                ).fetchone()[0]
+                now = self._clock()
+                first = max(int(now * 1e6), highest + 1)
+                for table in ("messages", "members", "boot"):
+                    connection.execute(f"DELETE FROM litestack_cable_{table}")
+                connection.execute(
+                    "INSERT INTO litestack_cable_messages (id, kind, channel, data, at, last_byte)"
+                    " VALUES (?, ?, '', 'null', ?, 0)",
+                    (first, RowKind.START, now),
+                )
+                connection.execute("INSERT INTO litestack_cable_boot (boot) VALUES (?)", (boot,))
+            connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise
+
+    def close(self) -> None:
+        """Close the connections; the next use opens new ones."""
+        with self._write_mutex, self._read_mutex:
+            for connection in (self._writer, self._reader):
+                if connection is not None:
+                    connection.close()
+            self._writer = self._reader = None
+
+    def after_fork(self) -> None:
+        """Leave the parent's connections alone, in a child; our own are opened on first use."""
+        self._listener = None
+        # sqlite.connection keeps the inherited ones referenced for ever.
+        self._writer = self._reader = None
+        self._write_mutex = threading.Lock()
+        self._read_mutex = threading.Lock()
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""  # not Linux: taken for one boot for ever
