@@ -11,6 +11,13 @@ LitestackError
  +-- CableError                   the cable could not do what was asked
  |    +-- ChannelError            no declared channel has this name
  |    +-- Rejected                raise it in a channel function to refuse with a reason
+ +-- JobError                     a task or a job was used wrongly, or a job went wrong
+ |    +-- ArgumentsError          its arguments cannot be stored, or read again
+ |    +-- UnknownTaskError        no module this process has imported declares the task
+ |    +-- JobTimeout              it ran for longer than its timeout
+ |    +-- JobCancelled            somebody cancelled it while it ran
+ |    +-- WorkerKilledError       it was running whenever its worker process died
+ |    +-- JobStateError           it is not in a state that allows what was asked
  +-- LockError                    the write lock could not be had
       +-- LockTimeout             ... within LITESTACK_BUSY_TIMEOUT
       +-- SelfDeadlock            ... because this thread already holds it
@@ -72,6 +79,34 @@ class TransactionError(LitestackError, OperationalError):
 
 class ReadOnlyError(TransactionError):
     """Raised by a statement that writes inside ``db.read()``."""
+
+
+class JobError(LitestackError):
+    """The base of the errors of tasks and jobs."""
+
+
+class ArgumentsError(JobError, TypeError):
+    """Raised when the arguments of a job are not JSON, or do not fit the task."""
+
+
+class UnknownTaskError(JobError):
+    """The error of a job whose task this release of the app does not declare."""
+
+
+class JobTimeout(JobError):
+    """Raised inside a task that runs for longer than its timeout."""
+
+
+class JobCancelled(JobError):
+    """Raised by ``current_job().check()`` in a task once its job has been cancelled."""
+
+
+class WorkerKilledError(JobError):
+    """The error of a job that was running each time its worker process was killed."""
+
+
+class JobStateError(JobError):
+    """Raised when a job cannot be retried, cancelled or deleted in the state it is in."""
 
 
 class LockError(LitestackError, OperationalError):
