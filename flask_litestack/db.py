@@ -1,4 +1,4 @@
-"""The database of an app: its engine, its sessions, and the transactions that never say "locked"."""
+"""The database of an app: engine, sessions, and transactions that never say "locked"."""
 
 from __future__ import annotations
 

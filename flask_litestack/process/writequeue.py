@@ -100,6 +100,7 @@ class WriteQueue:
 
     def begun(self, hold: Hold) -> None:
         """Note that the file's own lock is taken, for the messages of other processes."""
+        hold.since = time.monotonic()
         self._record.write(hold.since, self._describe())
 
     def release(self, hold: Hold) -> None:
@@ -177,7 +178,9 @@ class _Record:
         RECORD.pack_into(self._bytes, 0, os.getpid(), since, what.encode()[:200])
 
     def clear(self) -> None:
-        RECORD.pack_into(self._bytes, 0, 0, 0.0, b"")
+        # The lock is free already: the record may be the next holder's by now.
+        if RECORD.unpack_from(self._bytes)[0] == os.getpid():
+            RECORD.pack_into(self._bytes, 0, 0, 0.0, b"")
 
     def read(self) -> Holder | None:
         pid, since, what = RECORD.unpack_from(self._bytes)

@@ -149,6 +149,7 @@ class Connection(driver.Connection):
         self._file: File | None = None
         self._timeout = 5.0
         self._hold: Hold | None = None
+        self._writing = False
         self._autocommit = False
         self._streams = False
         self._cursors: WeakSet[Cursor] = WeakSet()
@@ -170,13 +171,15 @@ class Connection(driver.Connection):
         :raises SelfDeadlock: if this thread holds it on another connection.
         :raises TransactionError: inside a snapshot, or after a failure that rolled back.
         """
-        if self._hold is None or not self.in_transaction:
-            if self.in_transaction:
-                raise TransactionError(
-                    "a transaction that began without the write lock cannot take it afterwards; "
-                    "end it first."
-                )
-            self._begin()
+        self._check_usable()
+        if self._writing:
+            return
+        if self.in_transaction and not self._streams:
+            raise TransactionError(
+                "a transaction that began without the write lock cannot take it afterwards; "
+                "end it first."
+            )
+        self._begin()
 
     def begin_read(self) -> None:
         """Begin one consistent snapshot, in which results are streamed; end it with end_read()."""
@@ -201,7 +204,7 @@ class Connection(driver.Connection):
     @property
     def writing(self) -> bool:
         """Whether this connection has the write lock."""
-        return self._hold is not None
+        return self._writing
 
     def after_commit(self, function: Callable[[], object]) -> None:
         """Call ``function`` once the transaction is committed, never if it is rolled back.
@@ -268,7 +271,7 @@ class Connection(driver.Connection):
         return self.cursor().executescript(script)
 
     def commit(self) -> None:
-        if self._hold is None and not self._after[0][1] and not self.in_transaction:
+        if not self._writing and not self._after[0][1] and not self.in_transaction:
             if self._aborted:
                 self._refuse_aborted()
             return
@@ -349,11 +352,7 @@ class Connection(driver.Connection):
         elif self.in_transaction:
             self._change_inside(statement, call, arguments)
         elif kind is Kind.ALONE or (self._autocommit and kind is Kind.WRITE):
-            with_turn = self._take_turn()
-            try:
-                self._run(call, *arguments)
-            finally:
-                self._release(with_turn)
+            self._run_alone(call, arguments)
         elif kind is Kind.BEGIN_WRITE:
             self._begin(call, arguments)
         elif kind is Kind.BEGIN or self._autocommit:
@@ -364,10 +363,20 @@ class Connection(driver.Connection):
             self._run(call, *arguments)
             self._track(statement)
 
+    def _run_alone(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Run a statement that is a transaction of its own."""
+        hold = self._take_turn()
+        try:
+            self._begun(hold)
+            self._run(call, *arguments)
+        finally:
+            self._release(hold)
+        self._note_commit()
+
     def _change_inside(
         self, statement: Statement, call: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> None:
-        if self._hold is None and self._file is not None and statement.kind is Kind.WRITE:
+        if not self._writing and statement.kind is Kind.WRITE and self._file is not None:
             self._write_in_snapshot(call, arguments)
         else:
             self._run(call, *arguments)
@@ -394,8 +403,7 @@ class Connection(driver.Connection):
             self._release(hold)
             self._note_failure()
             raise
-        self._hold = hold
-        self._begun(hold)
+        self._own(hold)
 
     def _is_stale(
         self, error: driver.OperationalError, call: Callable[..., Any], arguments: tuple[Any, ...]
@@ -444,8 +452,7 @@ class Connection(driver.Connection):
         except BaseException:
             self._release(hold)
             raise
-        self._hold = hold
-        self._begun(hold)
+        self._own(hold)
 
     def _try_again(
         self,
@@ -476,11 +483,11 @@ class Connection(driver.Connection):
             driver.Cursor.executescript(cursor, script)
         finally:
             _execute(cursor, "PRAGMA busy_timeout = 0")
-            if self.in_transaction and hold is not None:
-                self._hold = hold
-                self._begun(hold)
+            if self.in_transaction:
+                self._own(hold)
             else:
                 self._release(hold)
+                self._note_commit()
 
     # -- ends ---------------------------------------------------------------------------------
 
@@ -496,15 +503,15 @@ class Connection(driver.Connection):
 
     def _finish(self, *, committed: bool) -> None:
         """Let the next one write, then do what waited for the commit."""
-        wrote = self._hold is not None
+        wrote, self._writing = self._writing, False
         self._release()
         self._streams = False
         after = self._after
         self._after = [("", [])]
         if not committed:
             return
-        if wrote and self._file is not None:
-            self._file.syncer.note()
+        if wrote:
+            self._note_commit()
         for _, functions in after:
             for function in functions:
                 try:
@@ -541,6 +548,11 @@ class Connection(driver.Connection):
             return None
         return self._file.queue.acquire(time.monotonic() + self._timeout)
 
+    def _own(self, hold: Hold | None) -> None:
+        self._hold = hold
+        self._writing = True
+        self._begun(hold)
+
     def _begun(self, hold: Hold | None) -> None:
         if self._file is not None and hold is not None:
             self._file.queue.begun(hold)
@@ -551,10 +563,15 @@ class Connection(driver.Connection):
         if hold is not None and self._file is not None:
             self._file.queue.release(hold)
 
+    def _note_commit(self) -> None:
+        if self._file is not None:
+            self._file.syncer.note()
+
     def _note_failure(self) -> None:
         """Remember when SQLite rolled the whole transaction back by itself (disk full, I/O)."""
-        if self._hold is not None and not self.in_transaction:
+        if self._writing and not self.in_transaction:
             self._aborted = "an error before this one made SQLite roll the transaction back"
+            self._writing = False
             self._release()
             self._after = [("", [])]
 

@@ -48,5 +48,6 @@ def has_wal_reset_race(version: tuple[int, ...] = version_info) -> bool:
         return False
     branch = version[:2]
     return not (
-        (branch == (3, 50) and version >= (3, 50, 7)) or (branch == (3, 44) and version >= (3, 44, 6))
+        (branch == (3, 50) and version >= (3, 50, 7))
+        or (branch == (3, 44) and version >= (3, 44, 6))
     )

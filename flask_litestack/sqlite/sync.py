@@ -33,6 +33,10 @@ LONG_LOG = 4000
 
 _syncers: WeakSet[Syncer] = WeakSet()
 
+#: Held while a syncer is inside SQLite. A fork waits for it: a child that is born while SQLite's
+#: own mutexes are locked would wait for them for ever.
+_inside = threading.Lock()
+
 
 class Syncer:
     """The checkpointer of one file in this process."""
@@ -59,19 +63,9 @@ class Syncer:
     def sync(self) -> None:
         """Checkpoint now."""
         self._news.clear()
-        if not self._path.exists():
-            return
-        connection = driver.module.connect(
-            self._path, timeout=1, isolation_level=None, check_same_thread=False
-        )
-        try:
-            frames, done = self._checkpoint(connection)
-            if frames > LONG_LOG and done < frames:
-                self._checkpoint_alone(connection)
-            elif done < frames:
-                self._sync_log()
-        finally:
-            connection.close()
+        with _inside:
+            if self._path.exists():
+                self._checkpoint()
 
     def _loop(self) -> None:
         log.debug("the syncer of %s starts", self._path)
@@ -91,10 +85,18 @@ class Syncer:
             self._running = self._news.is_set()
             return self._running
 
-    def _checkpoint(self, connection: driver.Connection) -> tuple[int, int]:
-        """Return the frames in the log, and how many of them are in the database file."""
-        _, frames, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        return frames, done
+    def _checkpoint(self) -> None:
+        connection = driver.module.connect(
+            self._path, timeout=1, isolation_level=None, check_same_thread=False
+        )
+        try:
+            frames, done = _passive(connection)
+            if frames > LONG_LOG and done < frames:
+                self._checkpoint_alone(connection)
+            elif done < frames:
+                self._sync_log()
+        finally:
+            connection.close()
 
     def _checkpoint_alone(self, connection: driver.Connection) -> None:
         try:
@@ -102,7 +104,7 @@ class Syncer:
         except LockError:
             return  # the next round tries again
         try:
-            self._checkpoint(connection)
+            _passive(connection)
         finally:
             self._queue.release(hold)
 
@@ -119,6 +121,12 @@ class Syncer:
             os.close(fd)
 
 
+def _passive(connection: driver.Connection) -> tuple[int, int]:
+    """Checkpoint without waiting for anybody; return the frames in the log, and those done."""
+    _, frames, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return frames, done
+
+
 def _sync_all() -> None:
     for syncer in list(_syncers):
         if syncer._news.is_set():
@@ -126,9 +134,14 @@ def _sync_all() -> None:
 
 
 def _after_fork_in_child() -> None:
+    _inside.release()
     _syncers.clear()
 
 
 atexit.register(_sync_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_inside.acquire,
+        after_in_parent=_inside.release,
+        after_in_child=_after_fork_in_child,
+    )

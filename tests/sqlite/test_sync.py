@@ -1,0 +1,125 @@
+"""Commits reach the disk within a second, and the log stays small."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flask_litestack import sqlite
+from flask_litestack.sqlite import driver
+from flask_litestack.sqlite.connection import Connection
+from flask_litestack.sqlite.file import file_at
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[Connection]:
+    connection = sqlite.connect(tmp_path / "data.sqlite3")
+    yield connection
+    connection.close()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
+
+
+def backfilled(connection: Connection) -> bool:
+    """Whether all of the log is in the database file; asked without doing it."""
+    header = Path(connection.execute("PRAGMA database_list").fetchone()[2]).stat()
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    return header.st_size >= pages * 4096
+
+
+def syncers() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("litestack-sync")]
+
+
+def test_a_commit_is_checkpointed_without_anybody_asking(connection: Connection) -> None:
+    connection.execute("CREATE TABLE t (a)")
+    connection.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    connection.commit()
+    assert not backfilled(connection)
+    assert eventually(lambda: backfilled(connection))
+
+
+def test_nothing_runs_before_the_first_commit_and_after_the_last(
+    connection: Connection, tmp_path: Path
+) -> None:
+    name = "litestack-sync quiet.sqlite3"
+    quiet = sqlite.connect(tmp_path / "quiet.sqlite3")
+    quiet.execute("SELECT * FROM sqlite_schema")
+    assert name not in syncers()
+    quiet.execute("CREATE TABLE t (a)")
+    quiet.commit()
+    assert name in syncers()
+    assert eventually(lambda: name not in syncers())
+    quiet.execute("INSERT INTO t VALUES (1)")
+    quiet.commit()
+    assert name in syncers()
+    quiet.close()
+
+
+def test_a_long_reader_does_not_keep_commits_from_being_synced(
+    connection: Connection, tmp_path: Path
+) -> None:
+    connection.execute("CREATE TABLE t (a)")
+    connection.commit()
+    reader = sqlite.connect(tmp_path / "data.sqlite3")
+    reader.begin_read()
+    connection.execute("INSERT INTO t VALUES (1)")
+    connection.commit()
+    file_at(tmp_path / "data.sqlite3").syncer.sync()
+    assert reader.execute("SELECT count(*) FROM t").fetchone() == (0,)
+    reader.end_read()
+    assert reader.execute("SELECT count(*) FROM t").fetchone() == (1,)
+    reader.close()
+
+
+def test_the_log_starts_anew_under_writers_that_never_pause(
+    connection: Connection, tmp_path: Path
+) -> None:
+    connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a BLOB)")
+    connection.commit()
+    stop = threading.Event()
+
+    def write() -> None:
+        own = sqlite.connect(tmp_path / "data.sqlite3")
+        while not stop.is_set():
+            own.execute("INSERT OR REPLACE INTO t VALUES (abs(random()) % 50, zeroblob(40000))")
+            own.commit()
+        own.close()
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    log = tmp_path / "data.sqlite3-wal"
+    sizes = []
+    for _ in range(30):
+        time.sleep(0.1)
+        sizes.append(log.stat().st_size)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    # 3 s of writing is far more than this; a log that never started anew would hold all of it.
+    assert max(sizes) < 120_000_000
+
+
+def test_a_failing_checkpoint_is_logged_and_tried_again(
+    connection: Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "bad.sqlite3"
+    syncer = file_at(path).syncer
+    path.write_bytes(b"this is not a database, and long enough to be looked at" * 20)
+    syncer.note()
+    assert eventually(lambda: caplog.text.count("trying again") >= 2)
+    path.unlink()
+    assert eventually(lambda: "litestack-sync bad.sqlite3" not in syncers())
+    assert issubclass(driver.DatabaseError, Exception)
