@@ -50,13 +50,13 @@ class Litestack:
                 f"init_app was called twice on {app.name!r}: {same} Litestack object is registered."
             )
         settings = config.load(app.config, instance_path=app.instance_path, root_path=app.root_path)
-        self.cable.init_app(app, settings)
-        self._settings[app] = settings
-        app.extensions[NAME] = self
         if self._adopted is not None:
             self._adopt(app, settings)
         else:
             app.teardown_appcontext(self._close_session)
+        self.cable.init_app(app, settings)
+        self._settings[app] = settings
+        app.extensions[NAME] = self
 
     @property
     def settings(self) -> Settings:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakSet
 
-from ..errors import LockError, ReadOnlyError, StaleSnapshotError, TransactionError
+from ..errors import LockError, ReadOnlyError, StaleSnapshotError, StoreError, TransactionError
 from ..process.writequeue import Hold
 from . import driver, guard
 from .file import File, file_at, opening
@@ -46,6 +46,8 @@ AUTOCHECKPOINT = 4000
 
 SQLITE_BUSY = 5
 SQLITE_READONLY = 8
+SQLITE_CORRUPT = 11
+SQLITE_NOTADB = 26
 SQLITE_BUSY_SNAPSHOT = 517
 
 _execute = driver.Cursor.execute
@@ -144,8 +146,9 @@ class Cursor(driver.Cursor):
 class Connection(driver.Connection):
     """See the module's docstring. Made by :func:`connect`."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, database: Any, *args: Any, **options: Any) -> None:
+        super().__init__(database, *args, **options)
+        self._name = os.fsdecode(database)
         self._file: File | None = None
         self._timeout = 5.0
         self._hold: Hold | None = None
@@ -222,7 +225,28 @@ class Connection(driver.Connection):
         watch: bool,
         describe: Callable[[], str] | None,
     ) -> None:
-        """Set up a fresh connection; :func:`connect` and a tuned engine call it."""
+        """Set up a fresh connection; :func:`connect` and a tuned engine call it.
+
+        :raises StoreError: if the file is not a SQLite database, or is damaged.
+        """
+        try:
+            self._set_up(busy_timeout, synchronous, watch, describe)
+        except driver.DatabaseError as error:
+            self.close()
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (SQLITE_CORRUPT, SQLITE_NOTADB):
+                raise
+            raise StoreError(
+                f"{self._name} is not a SQLite database, or is damaged ({error}). Nothing was "
+                "changed: move it away, or restore a backup."
+            ) from error
+
+    def _set_up(
+        self,
+        busy_timeout: float,
+        synchronous: str,
+        watch: bool,
+        describe: Callable[[], str] | None,
+    ) -> None:
         self._timeout = busy_timeout
         self.execute("PRAGMA foreign_keys = ON")
         self.execute(f"PRAGMA cache_size = {-CACHE_KIB}")

@@ -1,0 +1,148 @@
+"""tune(): any SQLAlchemy engine on a SQLite file gets our transactions."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, exc, select, text
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from flask_litestack import ConfigError, tune
+from flask_litestack.errors import LockError, SelfDeadlock
+from flask_litestack.sqlite import connect, driver
+from flask_litestack.sqlite.tuning import raw
+
+from ..conftest import Model, Post
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/app.db"
+
+
+def test_a_tuned_engine_uses_the_one_driver(url: str) -> None:
+    engine = create_engine(url)
+    tune(engine)
+    assert engine.dialect.dbapi is driver.module
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT sqlite_version()")) == driver.version
+    engine.dispose()
+
+
+def test_a_second_tune_changes_nothing(url: str) -> None:
+    engine = create_engine(url)
+    tune(engine)
+    pool = engine.pool
+    tune(engine)
+    assert engine.pool is pool
+    engine.dispose()
+
+
+def test_connections_made_before_are_replaced(url: str) -> None:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        connection.execute(text("CREATE TABLE t (a)"))
+        connection.commit()
+    tune(engine)
+    with engine.connect() as connection:
+        assert raw(connection).execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    engine.dispose()
+
+
+def test_an_untuned_engine_is_named(url: str) -> None:
+    engine = create_engine(url)
+    with engine.connect() as connection, pytest.raises(ConfigError, match="tune"):
+        raw(connection)
+    engine.dispose()
+
+
+def test_other_engines_are_refused_without_showing_a_password() -> None:
+    engine = create_engine("postgresql+psycopg://user:secret@host/name")
+    with pytest.raises(ConfigError, match="cannot be tuned") as caught:
+        tune(engine)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_creator_of_ones_own_must_make_our_connections(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    wrong = create_engine(url, creator=lambda: driver.module.connect(path))
+    tune(wrong)
+    with pytest.raises(ConfigError, match="creator="):
+        wrong.connect()
+    right = create_engine(url, creator=lambda: connect(path))
+    tune(right)
+    with right.connect() as connection:
+        connection.execute(text("CREATE TABLE t (a)"))
+    right.dispose()
+
+
+def test_an_engine_in_memory_says_what_it_is_good_for(caplog: pytest.LogCaptureFixture) -> None:
+    engine = create_engine("sqlite://")
+    with caplog.at_level(logging.WARNING):
+        tune(engine)
+    assert "good for tests" in caplog.text
+    Model.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Post(title="In memory"))
+        session.flush()
+        with session.begin_nested():
+            session.add(Post(title="Too"))
+        session.commit()
+        assert session.scalars(select(Post.title)).all() == ["In memory", "Too"]
+    engine.dispose()
+
+
+def test_an_autocommit_engine_commits_each_statement(url: str) -> None:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    tune(engine)
+    with engine.connect() as connection:
+        connection.execute(text("CREATE TABLE t (a)"))
+        assert not raw(connection).in_transaction
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM t")).scalar() == 0
+    engine.dispose()
+
+
+def test_the_usual_recipe_of_events_still_works(url: str) -> None:
+    """SQLAlchemy's documentation tells people to take BEGIN into their own hands."""
+    engine = create_engine(url)
+
+    @event.listens_for(engine, "connect")
+    def do_connect(connection: object, record: object) -> None:
+        connection.isolation_level = None  # type: ignore[attr-defined]
+
+    @event.listens_for(engine, "begin")
+    def do_begin(connection: object) -> None:
+        connection.exec_driver_sql("BEGIN")  # type: ignore[attr-defined]
+
+    tune(engine)
+    Model.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Post(title="One"))
+        with session.begin_nested():
+            session.add(Post(title="Two"))
+        session.commit()
+        assert len(session.scalars(select(Post)).all()) == 2
+        session.add(Post(title="Three"))
+        session.flush()
+        session.rollback()
+        assert len(session.scalars(select(Post)).all()) == 2
+    engine.dispose()
+
+
+def test_errors_are_sqlalchemys_operational_errors(url: str) -> None:
+    engine: Engine = create_engine(url, poolclass=NullPool)
+    tune(engine, busy_timeout=0.1)
+    Model.metadata.create_all(engine)
+    with Session(engine) as one, Session(engine) as two:
+        one.add(Post(title="One"))
+        one.flush()
+        two.add(Post(title="Two"))
+        with pytest.raises(exc.OperationalError) as caught:
+            two.flush()
+        assert isinstance(caught.value.orig, SelfDeadlock)
+        assert isinstance(caught.value.orig, LockError)
+    engine.dispose()
