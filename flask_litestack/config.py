@@ -33,6 +33,9 @@ class Settings:
     guard: bool = True
     """Refuse to open() a live database file in this process, which would drop its locks."""
 
+    cache_size: int = 128 * 1024 * 1024
+    """The most that the cache's file and its write-ahead log may take, in bytes; at least 1 MiB."""
+
     cable_url: str | None = "/cable"
     """Where websockets and event streams connect, and cable.js is served. None: no cable."""
 

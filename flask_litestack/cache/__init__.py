@@ -1,0 +1,3 @@
+"""The cache: a backend of Flask-Caching over one SQLite file. See docs/cache.md."""
+
+from .backend import SQLiteCache as SQLiteCache

@@ -1,0 +1,570 @@
+"""The backend for Flask-Caching."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import pickle
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from flask import Flask, current_app, has_app_context
+from flask_caching.backends.base import BaseCache
+
+from .. import config as configuration
+from ..errors import ConfigError, LitestackError
+from ..sqlite import driver
+from .file import LEAST_SIZE, is_full
+from .leases import Contexts, watch_contexts
+from .locks import KeyLocks, pause
+from .store import FOR_EVER, Entry, Statistics, Store, Unavailable, identify
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds for which a caller waits for another one's computation before it computes by itself.
+PATIENCE = 10.0
+
+#: Seconds for which a delete tries to get the file, before it throws the whole file away.
+STUBBORN = 5.0
+
+#: Seconds between two log lines about the same kind of trouble.
+QUIET = 60.0
+
+#: What keeps the cache from working, but must not keep the page from working.
+TROUBLE = (driver.Error, OSError, LitestackError, Unavailable)
+
+#: Nanoseconds for which leases are refused after a delete that was prepared but not finished,
+#: because the process was killed around its commit.
+IN_DOUBT = 30 * 10**9
+
+PROTOCOL = pickle.HIGHEST_PROTOCOL
+
+#: Integers that SQLite stores, and adds to without leaving its 64 bits.
+_SMALL = range(-(1 << 62), 1 << 62)
+
+
+class Transactions(Protocol):
+    """The part of ``litestack.db`` that deletes need."""
+
+    def joins(self) -> bool: ...
+
+    def after_commit(
+        self, function: Callable[[], object], *, before: Callable[[], object] | None = None
+    ) -> None: ...
+
+
+class SQLiteCache(BaseCache):
+    """A cache in one SQLite file, shared by every process of the machine.
+
+    For Flask-Caching: ``CACHE_TYPE="flask_litestack.SQLiteCache"``. Values are pickled. No method
+    raises because of the file: a locked, full, corrupt or missing one is a miss, or False, and a
+    line in the log. A value that cannot be pickled raises what ``pickle`` raises.
+
+    :param folder: the data folder.
+    :param size: the cap in bytes on the file and its write-ahead log, at least 1 MiB.
+    :param default_timeout: seconds; 0 is for ever.
+    :param key_prefix: put before each key. ``clear()`` deletes the keys that have it.
+    :param guard: refuse other ways to open the file in this process.
+    :param transactions: returns the database whose open transaction a delete waits for, or None.
+    :param clock: returns the Unix time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        size: int = 128 << 20,
+        default_timeout: int = 300,
+        key_prefix: str = "",
+        ignore_delete_many_errors: bool = False,
+        guard: bool = True,
+        transactions: Callable[[], Transactions | None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(default_timeout, ignore_delete_many_errors)
+        if size < LEAST_SIZE:
+            raise ConfigError(f"LITESTACK_CACHE_SIZE = {size} must be at least {LEAST_SIZE}.")
+        self.key_prefix = key_prefix
+        self._clock = clock
+        self._transactions = transactions
+        self._store = Store(folder, size, clock, guard)
+        self._locks = KeyLocks(folder / "run" / "cache.lock")
+        self._contexts = Contexts()
+        self._pending: dict[int, weakref.ref[_Deletion]] = {}
+        self._told: dict[str, float] = {}
+        _caches.add(self)
+
+    @classmethod
+    def factory(
+        cls, app: Flask, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]
+    ) -> SQLiteCache:
+        """Make the backend of an app, as Flask-Caching asks for it. Opens nothing."""
+        settings = configuration.load(
+            config, instance_path=app.instance_path, root_path=app.root_path
+        )
+        options = {
+            "size": settings.cache_size,
+            "key_prefix": config.get("CACHE_KEY_PREFIX") or "",
+            "guard": settings.guard,
+            "transactions": _transactions,
+            **kwargs,
+        }
+        watch_contexts(app)
+        return cls(settings.data_path, *args, **options)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def get(self, key: str) -> Any:
+        """Return a value, or None."""
+        number, stored = identify(self.key_prefix + key)
+        if self._pending and self._contexts.current().hides(number):
+            return None
+        try:
+            value = self._store.get(number, stored, self._clock())
+        except TROUBLE as error:
+            self._complain("read", error)
+            value = None
+        if value is None:
+            self._contexts.current().missed(number)
+            return None
+        return self._loads(value) if isinstance(value, bytes) else value
+
+    def get_many(self, *keys: str) -> list[Any]:
+        """Return the values of several keys, None for each that is missing."""
+        wanted = self._identify(keys)
+        context = self._contexts.current()
+        try:
+            found = self._store.get_many(wanted, self._clock())
+        except TROUBLE as error:
+            self._complain("read", error)
+            found = {}
+        values: list[Any] = []
+        for number, stored in wanted:
+            value = found.get(stored)
+            if value is None or (self._pending and context.hides(number)):
+                context.missed(number)
+                values.append(None)
+            else:
+                values.append(self._value(value))
+        return values
+
+    def has(self, key: str) -> bool:
+        """Tell whether a key is there, also if its value is None."""
+        number, stored = identify(self.key_prefix + key)
+        if self._pending and self._contexts.current().hides(number):
+            return False
+        try:
+            return self._store.has(number, stored, self._clock())
+        except TROUBLE as error:
+            self._complain("read", error)
+            return False
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def set(
+        self, key: str, value: Any, timeout: Any = None, *, stale: float = 0, since: int = 0
+    ) -> bool:
+        """Store a value.
+
+        Returns False if it was not stored: because of trouble with the file, because the key was
+        deleted after this context read what the value was computed from, or because this context
+        has deleted it in a transaction that is still open.
+
+        :param timeout: seconds, or a timedelta; default: ``default_timeout``; 0 is for ever.
+        :param stale: seconds after the timeout for which get_or_set() may still return it.
+        :param since: ``time.monotonic_ns()`` of the beginning of the computation of ``value``, if
+            it is the result of one although no get() has missed.
+        """
+        return bool(self._put({key: value}, timeout, stale, since))
+
+    def set_many(
+        self, mapping: dict[str, Any], timeout: Any = None, *, since: int = 0
+    ) -> list[str]:
+        """Store several values in one transaction; return the keys that were stored."""
+        return self._put(mapping, timeout, 0, since)
+
+    def add(self, key: str, value: Any, timeout: Any = None) -> bool:
+        """Store a value unless the key is there; return whether it was stored."""
+        entry = self._entry(key, value, timeout)
+        context = self._contexts.current()
+        if entry is None or (self._pending and context.hides(entry.number)):
+            return False
+        try:
+            return self._store.add(entry, context.lease(entry.number), self._clock())
+        except TROUBLE as error:
+            self._complain("write", error)
+            return False
+
+    def inc(self, key: str, delta: int = 1) -> int | None:
+        """Add to a number, for all processes at once; return the sum, None in trouble.
+
+        The entry keeps its timeout. One that is missing or has expired starts anew with
+        ``delta`` and the default timeout.
+        """
+        entry = self._entry(key, delta, None)
+        now = self._clock()
+        total: int | None = None
+
+        def add(value: bytes | int | None) -> bytes | int:
+            nonlocal total
+            total = (0 if value is None else self._value(value) or 0) + delta
+            return self._dumps(total)
+
+        if entry is None:
+            return None
+        try:
+            if isinstance(entry.value, int):
+                total = self._store.increase(entry, now)
+            if total is None:
+                self._store.update(entry, now, add)
+        except TROUBLE as error:
+            self._complain("write", error)
+            return None
+        return total
+
+    def dec(self, key: str, delta: int = 1) -> int | None:
+        """Subtract from a number; see :meth:`inc`."""
+        return self.inc(key, -delta)
+
+    def get_or_set(
+        self,
+        key: str,
+        function: Callable[[], T],
+        timeout: Any = None,
+        *,
+        stale: float = 0,
+    ) -> T:
+        """Return the value, computed by ``function`` if it is missing: by one caller at a time.
+
+        The others, in whatever thread or process, wait for it. If the computing process dies, the
+        kernel lets the next one compute; after ten seconds of waiting everyone computes. A cached
+        None is a value.
+
+        :param timeout: as of :meth:`set`.
+        :param stale: for so many seconds after the timeout one caller computes anew while the
+            others get the old value at once.
+        """
+        flight = self.flight(key, stale)
+        try:
+            if flight.found:
+                return flight.value  # type: ignore[no-any-return]
+            since = time.monotonic_ns()
+            value = function()
+            self.set(key, value, timeout, stale=stale, since=since)
+            return value
+        finally:
+            flight.end()
+
+    def flight(self, key: str, stale: float = 0) -> Flight:
+        """Look a value up; if it is missing, return when it is this caller's turn to compute it."""
+        number, stored = identify(self.key_prefix + key)
+        flight = Flight(self._locks, number)
+        began = time.monotonic()
+        while True:
+            now = self._clock()
+            row = self._look_up(number, stored, now)
+            if row is not None and row[1] > now:
+                return flight.take(self._value(row[0]))
+            if self._locks.is_mine(number):
+                return flight  # the computation asks for its own result
+            if flight.begin():
+                # Someone may have stored it between our look and our turn.
+                again = self._look_up(number, stored, now)
+                if again is not None and again[1] > now:
+                    flight.end()
+                    return flight.take(self._value(again[0]))
+                self._contexts.current().missed(number)
+                return flight
+            if row is not None and stale:
+                return flight.take(self._value(row[0]))
+            waited = time.monotonic() - began
+            if waited > PATIENCE:
+                self._contexts.current().missed(number)
+                return flight
+            pause(waited)
+
+    # -- deleting -----------------------------------------------------------------------------
+
+    def delete(self, key: str) -> bool:
+        """Delete a key; return whether it was there.
+
+        While ``litestack.db`` has an open transaction in this context, others see the value until
+        the commit, this context does not, and a rollback leaves it in place.
+        """
+        wanted = [identify(self.key_prefix + key)]
+        if (transactions := self._joined()) is not None:
+            there = self.has(key)
+            self._delete_at_commit(transactions, wanted)
+            return there
+        return self._delete_now(wanted) > 0
+
+    def delete_many(self, *keys: str) -> list[str]:
+        """Delete several keys in one transaction; return those that are gone: all of them."""
+        wanted = self._identify(keys)
+        if (transactions := self._joined()) is not None:
+            self._delete_at_commit(transactions, wanted)
+        else:
+            self._delete_now(wanted)
+        return list(keys)
+
+    #: What Flask-Caching calls for Redis; there is nothing faster than a delete here.
+    unlink = delete_many
+
+    def clear(self) -> bool:
+        """Delete every key that begins with ``key_prefix``: with none, everything."""
+        if (transactions := self._joined()) is not None:
+            self._delete_at_commit(transactions, None)
+            return True
+        return self._clear_now()
+
+    # -- the rest -----------------------------------------------------------------------------
+
+    def stats(self) -> Statistics:
+        """Count entries, bytes, hits and evictions. Walks through the file.
+
+        :raises Exception: what keeps the file from being read; this is for people.
+        """
+        return self._store.statistics(self._clock())
+
+    def clear_all(self) -> None:
+        """Delete everything, also the keys of other prefixes.
+
+        :raises Exception: what keeps the file from being written; this is for people.
+        """
+        self._store.clear(b"", self._clock(), time.monotonic_ns())
+
+    def close(self) -> None:
+        """Close the file; the next call opens it again. Nothing may be in use."""
+        self._store.close()
+
+    # -- helpers ------------------------------------------------------------------------------
+
+    def _identify(self, keys: Iterable[str]) -> list[tuple[int, bytes]]:
+        prefix = self.key_prefix
+        return [identify(prefix + key) for key in keys]
+
+    def _entry(self, key: str, value: Any, timeout: Any, stale: float = 0) -> Entry | None:
+        """Return what to store, or None if it would have expired already."""
+        number, stored = identify(self.key_prefix + key)
+        seconds = self._normalize_timeout(timeout)
+        expires = self._clock() + seconds if seconds else FOR_EVER
+        entry = Entry(number, stored, expires, expires + stale, self._dumps(value))
+        return entry if seconds >= 0 else None
+
+    def _put(self, mapping: dict[str, Any], timeout: Any, stale: float, since: int) -> list[str]:
+        context = self._contexts.current()
+        leased = []
+        names = {}
+        for key, value in mapping.items():
+            entry = self._entry(key, value, timeout, stale)
+            if entry is None:
+                self.delete(key)
+            elif not (self._pending and context.hides(entry.number)):
+                leased.append((entry, context.lease(entry.number, since)))
+                names[entry.key] = key
+        now = time.monotonic_ns()
+        try:
+            if len(leased) == 1:
+                stored = [leased[0][0].key] if self._store.put(*leased[0]) else []
+            else:
+                stored = self._store.put_many(leased)
+        except TROUBLE as error:
+            self._complain("write", error)
+            return []
+        for entry, lease in leased:
+            if lease is None:
+                context.changed(entry.number, now)
+        return [names[key] for key in stored]
+
+    def _look_up(self, number: int, stored: bytes, now: float) -> tuple[bytes | int, float] | None:
+        if self._pending and self._contexts.current().hides(number):
+            return None
+        try:
+            return self._store.get_kept(number, stored, now)
+        except TROUBLE as error:
+            self._complain("read", error)
+            return None
+
+    def _value(self, value: bytes | int) -> Any:
+        return self._loads(value) if isinstance(value, bytes) else value
+
+    def _dumps(self, value: Any) -> bytes | int:
+        if type(value) is int and value in _SMALL:
+            return value  # so that SQLite can add to it
+        return pickle.dumps(value, PROTOCOL)
+
+    def _loads(self, data: bytes) -> Any:
+        try:
+            return pickle.loads(data)
+        except Exception as error:  # of the class's own code: it may be another release's
+            self._complain("unpickle", error)
+            return None
+
+    def _joined(self) -> Transactions | None:
+        transactions = self._transactions()
+        return transactions if transactions is not None and transactions.joins() else None
+
+    def _delete_at_commit(
+        self, transactions: Transactions, wanted: list[tuple[int, bytes]] | None
+    ) -> None:
+        deletion = _Deletion(self, wanted)
+        forget = self._pending.pop
+        name = id(deletion)
+        self._pending[name] = weakref.ref(deletion, lambda _: forget(name, None))
+        self._contexts.current().hide(deletion)
+        transactions.after_commit(deletion.finish, before=deletion.prepare)
+
+    def _delete_now(self, wanted: list[tuple[int, bytes]], prepared: int = 0) -> int:
+        stamp = time.monotonic_ns()
+        there = self._stubbornly(lambda: self._store.delete(wanted, self._clock(), stamp, prepared))
+        context = self._contexts.current()
+        for number, _ in wanted:
+            context.changed(number, stamp)
+        return there or 0
+
+    def _clear_now(self, prepared: int = 0) -> bool:
+        prefix = self.key_prefix.encode("utf-8", "surrogatepass")
+        stamp = time.monotonic_ns()
+        self._stubbornly(lambda: self._store.clear(prefix, self._clock(), stamp, prepared))
+        return True
+
+    def _prepare(self, wanted: list[tuple[int, bytes]] | None) -> int:
+        """Do the part of a delete that comes right before the commit; return its stamp."""
+        prefix = self.key_prefix.encode("utf-8", "surrogatepass")
+        stamp = time.monotonic_ns() + IN_DOUBT
+        try:
+            if wanted is None:
+                self._store.clear(prefix, self._clock(), stamp)
+            else:
+                self._store.delete(wanted, self._clock(), stamp)
+        except TROUBLE as error:
+            self._complain("prepare a delete", error)  # it is tried again after the commit
+        return stamp
+
+    def _stubbornly(self, delete: Callable[[], T]) -> T | None:
+        """Delete, whatever it takes: what stays would be served stale."""
+        deadline = time.monotonic() + STUBBORN
+        while True:
+            try:
+                return delete()
+            except TROUBLE as error:
+                if time.monotonic() < deadline and not is_full(error):
+                    time.sleep(0.01)
+                    continue
+                self._complain("delete, so it is thrown away", error)
+                self._discard()
+                return None
+
+    def _discard(self) -> None:
+        try:
+            self._store.file.discard()
+        except (OSError, LitestackError) as error:
+            log.error("the cache may serve stale values: %s", error)
+        self._store.let_go()
+
+    def _complain(self, what: str, error: BaseException) -> None:
+        now = time.monotonic()
+        kind = f"{what} {type(error).__name__}"
+        if now - self._told.get(kind, -QUIET) >= QUIET:
+            self._told[kind] = now
+            log.warning("the cache cannot %s: %s", what, error)
+
+    def _after_fork(self) -> None:
+        self._store.after_fork()
+        self._locks.after_fork()
+
+
+class Flight:
+    """A look-up that has a value, or the turn to compute it."""
+
+    def __init__(self, locks: KeyLocks, number: int) -> None:
+        self._locks = locks
+        self._number = number
+        self._pid = 0
+        self.found = False
+        self.value: Any = None
+
+    def take(self, value: Any) -> Flight:
+        """Have a value."""
+        self.found = True
+        self.value = value
+        return self
+
+    def begin(self) -> bool:
+        """Try to have the turn. Without a lock file everyone has."""
+        try:
+            mine = self._locks.acquire(self._number)
+        except (OSError, ImportError):
+            return True
+        if mine:
+            self._pid = os.getpid()
+        return mine
+
+    def end(self) -> None:
+        """Let the next one compute."""
+        if self._pid == os.getpid():
+            self._locks.release(self._number)
+        self._pid = 0
+
+
+class _Deletion:
+    """A delete, or for ``wanted=None`` a clear, that waits for the commit.
+
+    Right before the commit the entries are deleted and leases refused altogether; right after it
+    only those that are older. So nobody who sees the commit can see the entries, and a process
+    that is killed between leaves none behind.
+    """
+
+    def __init__(self, cache: SQLiteCache, wanted: list[tuple[int, bytes]] | None) -> None:
+        self._cache = cache
+        self._wanted = wanted
+        self._numbers = None if wanted is None else {number for number, _ in wanted}
+        self._prepared = 0
+        self._done = False
+
+    def hides(self, number: int) -> bool:
+        return not self._done and (self._numbers is None or number in self._numbers)
+
+    def prepare(self) -> None:
+        self._prepared = self._cache._prepare(self._wanted)
+
+    def finish(self) -> None:
+        self._done = True
+        if self._wanted is None:
+            self._cache._clear_now(self._prepared)
+        else:
+            self._cache._delete_now(self._wanted, self._prepared)
+
+
+def _transactions() -> Transactions | None:
+    """The database of the current app's Litestack object."""
+    if not has_app_context():
+        return None
+    return getattr(current_app.extensions.get("litestack"), "db", None)
+
+
+_caches: weakref.WeakSet[SQLiteCache] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for cache in list(_caches):
+        cache._after_fork()
+
+
+@atexit.register
+def _flush_counters() -> None:
+    for cache in list(_caches):
+        if cache._store.file.pool.all:
+            try:
+                cache._store.flush(time.time())
+            except TROUBLE:
+                log.debug("the counters of the cache are not written", exc_info=True)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,251 @@
+"""``litestack.cache``: Flask-Caching's Cache, for several apps, with one caller who computes."""
+
+from __future__ import annotations
+
+import functools
+import time
+import types
+import weakref
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import flask_caching
+from flask import Flask, current_app
+from flask_caching.backends.base import BaseCache
+
+from ..errors import ConfigError
+from .backend import Flight, SQLiteCache
+from .store import Statistics
+
+T = TypeVar("T")
+
+BACKEND = "flask_litestack.cache.SQLiteCache"
+
+
+class _PerApp:
+    """An attribute that Flask-Caching sets on the shared object in init_app: one for each app."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, cache: Cache, owner: type) -> Any:
+        return cache._options[self._name]
+
+    def __set__(self, cache: Cache, value: Any) -> None:
+        cache._options[self._name] = value
+
+
+class Cache(flask_caching.Cache):
+    """A ``flask_caching.Cache`` whose default backend is :class:`SQLiteCache`.
+
+    Beyond Flask-Caching it has :meth:`get_or_set`, the options ``lock`` and ``stale`` of
+    :meth:`cached` and :meth:`memoize`, and :meth:`stats`. With another ``CACHE_TYPE`` these work
+    without protection from stampedes.
+    """
+
+    source_check: Any = _PerApp()
+    enable_signals: Any = _PerApp()
+    hash_method: Any = _PerApp()
+    serializer: Any = _PerApp()
+
+    def __init__(self, with_jinja2_ext: bool = True, config: dict[str, Any] | None = None) -> None:
+        self._by_app: weakref.WeakKeyDictionary[Flask, dict[str, Any]] = weakref.WeakKeyDictionary()
+        self._before_init: dict[str, Any] = {}
+        self._initialising: Flask | None = None
+        self._last: weakref.ref[Flask] | None = None
+        super().__init__(None, with_jinja2_ext, config)
+
+    def init_app(self, app: Flask, config: dict[str, Any] | None = None) -> None:
+        """Register with an app. Opens nothing.
+
+        :raises ConfigError: for a wrong ``LITESTACK_*`` setting.
+        """
+        config = {**(config or {})}
+        if "CACHE_TYPE" not in {**app.config, **(self.config or {}), **config}:
+            config["CACHE_TYPE"] = BACKEND
+        self._by_app[app] = dict(self._before_init)
+        self._initialising = app
+        try:
+            super().init_app(app, config)
+        finally:
+            self._initialising = None
+
+    @property
+    def app(self) -> Flask:
+        """The current app, or outside of an app context the one that was last initialised."""
+        if current_app:
+            return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
+        app = self._last() if self._last is not None else None
+        if app is None:
+            raise ConfigError("the cache needs an app context, or init_app(app).")
+        return app
+
+    @app.setter
+    def app(self, app: Flask) -> None:
+        self._last = weakref.ref(app)
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a value, or None: ``get(key)``."""
+        call = _call.get()
+        if call is None or call.cache is not self:
+            return self.cache.get(*args, **kwargs)
+        return call.get(*args, **kwargs)
+
+    def set(self, *args: Any, **kwargs: Any) -> bool | None:
+        """Store a value: ``set(key, value, timeout=None)``; see :meth:`SQLiteCache.set`."""
+        call = _call.get()
+        if call is None or call.cache is not self:
+            return self.cache.set(*args, **kwargs)
+        return call.backend.set(*args, stale=call.stale, since=call.since, **kwargs)
+
+    def set_many(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Store several values: ``set_many({key: value}, timeout=None)``."""
+        call = _call.get()
+        if call is None or call.cache is not self:
+            return self.cache.set_many(*args, **kwargs)
+        return call.backend.set_many(*args, since=call.since, **kwargs)
+
+    def get_or_set(
+        self, key: str, function: Callable[[], T], timeout: Any = None, *, stale: float = 0
+    ) -> T:
+        """Return the value, computed by one caller if it is missing.
+
+        See :meth:`SQLiteCache.get_or_set`.
+        """
+        backend: BaseCache = self.cache
+        if isinstance(backend, SQLiteCache):
+            return backend.get_or_set(key, function, timeout, stale=stale)
+        value: T | None = backend.get(key)
+        if value is None:
+            value = function()
+            backend.set(key, value, timeout)
+        return value
+
+    def cached(self, *args: Any, lock: bool = False, stale: float = 0, **options: Any) -> Any:
+        """Cache what a view or function returns; the other options are Flask-Caching's.
+
+        :param lock: if it is missing, one caller computes and the others wait for it.
+        :param stale: for so many seconds after the timeout one caller computes anew, while the
+            others get the old value at once.
+        """
+        return self._computing(super().cached(*args, **options), lock or stale > 0, stale)
+
+    def memoize(self, *args: Any, lock: bool = False, stale: float = 0, **options: Any) -> Any:
+        """Cache what a function returns for its arguments; options as of :meth:`cached`."""
+        return self._computing(super().memoize(*args, **options), lock or stale > 0, stale)
+
+    def delete_memoized(self, f: Any, *args: Any, **kwargs: Any) -> None:
+        """Forget what a memoized function returned, for these arguments or for all."""
+        if callable(f) and not args and not kwargs:
+            # Deleted, not overwritten by a new version: only a delete waits for a commit, and
+            # refuses what was computed before it.
+            self.delete_memoized_verhash(f)
+        else:
+            super().delete_memoized(f, *args, **kwargs)
+
+    def stats(self) -> Statistics:
+        """Count entries, bytes, hits and evictions in the file.
+
+        :raises ConfigError: with another ``CACHE_TYPE``.
+        """
+        return self.sqlite.stats()
+
+    @property
+    def sqlite(self) -> SQLiteCache:
+        """The backend of the current app, if it is ours.
+
+        :raises ConfigError: with another ``CACHE_TYPE``.
+        """
+        backend: BaseCache = self.cache
+        if not isinstance(backend, SQLiteCache):
+            raise ConfigError(
+                f"CACHE_TYPE is {type(backend).__name__}; remove it to use the cache in "
+                "cache.sqlite3."
+            )
+        return backend
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        app = self._initialising or current_app or (self._last and self._last())
+        return self._by_app.get(app, self._before_init) if app else self._before_init
+
+    def _computing(self, decorate: Callable[[Any], Any], lock: bool, stale: float) -> Any:
+        def decorator(function: Callable[..., Any]) -> _Computed:
+            @functools.wraps(function)
+            def compute(*args: Any, **kwargs: Any) -> Any:
+                token = _call.set(None)  # what the function itself caches is its own business
+                try:
+                    return self.app.ensure_sync(function)(*args, **kwargs)
+                finally:
+                    _call.reset(token)
+
+            caching = decorate(compute)
+            caching.uncached = function
+            return _Computed(self, caching, lock, stale)
+
+        return decorator
+
+
+class _Call:
+    """One call of a cached function, from its first look-up to its last store."""
+
+    def __init__(self, cache: Cache, backend: SQLiteCache, lock: bool, stale: float) -> None:
+        self.cache = cache
+        self.backend = backend
+        self.stale = stale
+        self.since = time.monotonic_ns()
+        self._lock = lock
+        self._flight: Flight | None = None
+
+    def get(self, key: str) -> Any:
+        if not self._lock or self._flight is not None:
+            return self.backend.get(key)
+        self._flight = self.backend.flight(key, self.stale)
+        return self._flight.value
+
+    def end(self) -> None:
+        if self._flight is not None:
+            self._flight.end()
+
+
+#: The call of a cached function that runs now; None inside of the function.
+_call: ContextVar[_Call | None] = ContextVar("litestack_cached_call", default=None)
+
+
+class _Computed:
+    """A cached function: what Flask-Caching made of it, called as one :class:`_Call`."""
+
+    _own = frozenset(("_cache", "_caching", "_lock", "_stale"))
+
+    def __init__(self, cache: Cache, caching: Any, lock: bool, stale: float) -> None:
+        self._cache = cache
+        self._caching = caching
+        self._lock = lock
+        self._stale = stale
+        functools.update_wrapper(self, caching.uncached, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        backend: BaseCache = self._cache.cache
+        if not isinstance(backend, SQLiteCache):
+            return self._caching(*args, **kwargs)
+        call = _Call(self._cache, backend, self._lock, self._stale)
+        token = _call.set(call)
+        try:
+            return self._caching(*args, **kwargs)
+        finally:
+            _call.reset(token)
+            call.end()
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    # cache_timeout and make_cache_key are read by Flask-Caching from its own function.
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._caching, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._own or name.startswith("__"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._caching, name, value)

@@ -1,0 +1,97 @@
+"""The connections of a process to one cache file.
+
+A pool, not one connection per thread: a thread that ends (the development server has one per
+request) would take its connection along. The last one given back is the next one taken, so a
+process has as many as it ever used at the same time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ..sqlite import driver, guard
+
+#: SQLite's page cache of each connection, in KiB.
+PAGE_CACHE_KIB = 4 * 1024
+
+#: Prepared statements kept by each connection.
+STATEMENTS = 64
+
+
+class Connection(driver.Connection):
+    """A connection, and what was counted on it. Used by one thread at a time."""
+
+    hits = 0
+    misses = 0
+    writes = 0
+    refused = 0
+    evictions = 0
+
+    home: list[Connection]
+    """The idle connections that it belongs to: of one process and one file."""
+
+
+COUNTERS = ("hits", "misses", "writes", "refused", "evictions")
+
+
+class Pool:
+    """Open connections to ``path``, made by need and kept.
+
+    :param prepare: called with each new connection, to set its pragmas.
+    """
+
+    def __init__(
+        self, path: Path, timeout: float, prepare: Callable[[Connection], object], watch: bool
+    ) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._prepare = prepare
+        self._watch = watch
+        self.idle: list[Connection] = []
+        self.all: list[Connection] = []
+
+    def open(self) -> Connection:
+        """Make a connection. The caller appends it to its ``home`` after use."""
+        connection = driver.module.connect(
+            os.fspath(self._path),
+            timeout=self._timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=STATEMENTS,
+            factory=Connection,
+        )
+        try:
+            connection.execute(f"PRAGMA cache_size = -{PAGE_CACHE_KIB}")
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA mmap_size = 0")
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        if self._watch:
+            guard.watch(self._path, connection)
+        _never_close(connection)
+        connection.home = self.idle
+        self.all.append(connection)
+        return connection
+
+    def close(self) -> None:
+        """Close every connection; none may be in use."""
+        self.idle = []
+        for connection in self.all:
+            connection.close()
+            guard.forget(connection)
+        self.all = []
+
+
+def _never_close(connection: Connection) -> None:
+    """Keep the connection open when Python drops it, even when the interpreter ends.
+
+    SQLite's last close deletes the ``-wal`` file by its name. If another process has put a new
+    file in the place of a corrupt one, that is the new file's; and in a forked child, where each
+    inherited connection looks like the last one, it is the parent's.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

@@ -1,0 +1,214 @@
+"""The cache's file: made at first use, set aside when it is corrupt, never in the way."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import NewerStoreError
+from ..sqlite import driver, filesystem
+from ..sqlite.file import opening
+from .connections import Connection, Pool
+from .recency import Recency
+
+log = logging.getLogger(__name__)
+
+NAME = "cache.sqlite3"
+
+#: The layout below, in the file's ``user_version``. Any other but 0 is not read.
+VERSION = 1
+
+PAGE = 4096
+
+#: The smallest cap in bytes: below it the WAL and the table of deletes leave no room.
+LEAST_SIZE = 1 << 20
+
+#: Slots of the table of deletes. Two keys share one by chance, which costs a refused set at most.
+SLOTS = 4096
+
+#: The slot of a clear.
+ALL = -1
+
+SCHEMA: Sequence[str] = (
+    # id: hash of the key. Neighbours are random, which eviction relies on.
+    # expires: Unix time until which get() returns it; kept: until which it may be served stale.
+    # written: the monotonic time, if it was set without a lease; else 0.
+    "CREATE TABLE entries (id INTEGER PRIMARY KEY, key BLOB NOT NULL, expires REAL NOT NULL, "
+    "kept REAL NOT NULL, written INTEGER NOT NULL, value NOT NULL)",
+    # slot: low bits of the ids of deleted entries, -1 for all; stamp: monotonic time.
+    # All slots are there from the start, as large as they get: a delete needs no new page, so it
+    # works in a file that is full to its cap.
+    "CREATE TABLE deletes (slot INTEGER PRIMARY KEY, stamp INTEGER NOT NULL)",
+    "WITH RECURSIVE slots (slot) AS "
+    f"(SELECT {ALL} UNION ALL SELECT slot + 1 FROM slots WHERE slot < {SLOTS - 1}) "
+    f"INSERT INTO deletes SELECT slot, {-(1 << 62)} FROM slots",
+    "CREATE TABLE counters (name TEXT PRIMARY KEY, total INTEGER NOT NULL) WITHOUT ROWID",
+)
+
+
+class CacheFile:
+    """``cache.sqlite3`` in the data folder, and this process's connections to it.
+
+    :param folder: the data folder; made if it is missing.
+    :param size: the cap on the file and its WAL, in bytes.
+    :param timeout: seconds to wait for another writer.
+    :param watch: whether the guard watches the file.
+    """
+
+    def __init__(self, folder: Path, size: int, timeout: float, watch: bool) -> None:
+        self.path = folder / NAME
+        self.run_path = folder / "run"
+        self._size = size
+        pages = size // PAGE
+        self._wal_pages = min(1000, pages // 16)
+        #: The most pages that the file itself may have.
+        self.pages = pages - self._wal_pages
+        self.pool = Pool(self.path, timeout, self._prepare, watch)
+        self.recency: Recency | None = None
+        self._inode = 0
+
+    def open(self) -> Connection:
+        """Open one more connection; the first one makes the file or replaces a useless one.
+
+        :raises NewerStoreError: if a newer release has written it.
+        :raises DataPathError: if the folder cannot be used.
+        :raises driver.Error: for anything else that keeps it from opening.
+        """
+        if self._inode:
+            return self.pool.open()
+        filesystem.prepare(self.path.parent)
+        with opening(self.path):
+            if self.recency is None:
+                self.recency = Recency(self.run_path / "cache.recency", self._size, boot())
+            if not self.path.exists() or not self.recency.of_this_boot:
+                # Without syncs a power cut may have torn it, and its times are of another clock.
+                self._remove()
+            try:
+                connection = self._open_checked()
+            except driver.DatabaseError as error:
+                if not is_corrupt(error):
+                    raise
+                self._set_aside(str(error))
+                connection = self._open_checked()
+            self.recency.mark()
+            self._inode = os.stat(self.path).st_ino
+        return connection
+
+    def moved(self) -> bool:
+        """Whether someone has deleted or replaced the file that this process has open."""
+        if not self._inode:
+            return False
+        try:
+            return os.stat(self.path).st_ino != self._inode
+        except OSError:
+            return True
+
+    def replace(self, reason: str) -> None:
+        """Set the file aside, unless another process already has, and let go of it."""
+        with opening(self.path):
+            if not self.moved():
+                self._set_aside(reason)
+        self.let_go()
+
+    def discard(self) -> None:
+        """Delete the file, whatever is in it, and let go of it."""
+        with opening(self.path):
+            self._remove()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Use the file no more; the next :meth:`open` begins anew. Nothing is closed."""
+        self.pool.idle = []
+        self.pool.all = []
+        self._inode = 0
+
+    def close(self) -> None:
+        """Close everything; nothing may be in use."""
+        self.pool.close()
+        self._inode = 0
+        if self.recency is not None:
+            self.recency.close()
+            self.recency = None
+
+    def _open_checked(self) -> Connection:
+        connection = self.pool.open()
+        try:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > VERSION:
+                raise NewerStoreError(
+                    f"{self.path} is of version {version}; this release knows {VERSION}. The "
+                    "cache is not used until the newer release is deployed again or the file is "
+                    "deleted."
+                )
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+            if version == VERSION and pages <= self.pages * 1.05:
+                return connection
+            connection.close()
+            self.pool.all.remove(connection)
+            self._remove()  # of an older layout, of an unfinished start, or far above the cap
+            connection = self.pool.open()
+            self._create(connection)
+        except BaseException:
+            connection.close()
+            self.pool.all.remove(connection)
+            raise
+        return connection
+
+    def _create(self, connection: Connection) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in SCHEMA:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+
+    def _prepare(self, connection: Connection) -> None:
+        connection.execute(f"PRAGMA max_page_count = {self.pages}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {self._wal_pages}")
+        connection.execute(f"PRAGMA journal_size_limit = {self._wal_pages * PAGE}")
+
+    def _set_aside(self, reason: str) -> None:
+        log.warning("the cache file is set aside as %s.corrupt: %s", self.path, reason)
+        with suppress(FileNotFoundError):
+            os.replace(self.path, f"{self.path}.corrupt")
+        self._remove()
+
+    def _remove(self) -> None:
+        # The -wal and -shm of a deleted file would be taken for the new one's.
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self.path}{suffix}")
+
+
+def error_code(error: BaseException) -> int:
+    """Return SQLite's primary result code, 0 if the error has none."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether another connection had the lock for too long."""
+    return error_code(error) in (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the cap, or the disk, has no room."""
+    return error_code(error) == 13  # SQLITE_FULL
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """Whether the file cannot be used any more: torn, truncated, or no cache file at all."""
+    # SQLITE_ERROR (no such table), IOERR, CORRUPT, NOTADB
+    return error_code(error) in (1, 10, 11, 26)
+
+
+def boot() -> str:
+    """Name the machine's present boot. A container that is started again keeps it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        command = ["sysctl", "-n", "kern.bootsessionuuid"]  # macOS
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

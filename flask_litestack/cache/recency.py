@@ -1,0 +1,105 @@
+"""When each entry was last used, in a byte, without a write to the database.
+
+A file mapped into every process holds a table of bytes, indexed by the hash that is the entry's
+id. A hit stores one byte there: 7 bits of time, and one that says "read since it was written".
+Two entries that share a byte look as young as the younger; a lost table costs hit rate only.
+
+What is evicted is chosen as in CLOCK and SIEVE: an entry that nobody has read since it was
+written counts as twice as old, so that what is asked for once does not push out what is asked for
+often. Candidates are the neighbours of the new entry in the order of ids, which is random: the
+sampled eviction of Redis, with a sample that lies in the page about to be written. Measured
+against FIFO, LRU and SIEVE by benchmarks/cache_hit_rate.py.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+#: The table has a byte for each so many bytes of the cache. Several times as many as entries:
+#: an entry that shares its byte with a popular one stays although nobody reads it.
+BYTES_PER_SLOT = 32
+
+#: The clock ticks so many times while the whole cache is written once. 127 ticks fit in a byte.
+TICKS = 32
+
+#: Times are compared modulo this; an entry not used for four turnovers is long gone.
+_WRAP = 128
+
+_HEAD = 4096
+_BOOT = slice(64, 128)
+_WRITTEN = 0  # bytes written so far: an unsigned 64-bit integer
+_NOW = 8  # the time of now, as it is stored: shifted by one bit
+
+
+class Recency:
+    """The table, shared by all processes that map the same file.
+
+    :param path: the file, made if it is missing.
+    :param size: bytes of the cache. Processes that disagree only see worse hit rates.
+    :param boot: names the boot of the machine; see :attr:`of_this_boot`.
+    """
+
+    def __init__(self, path: Path, size: int, boot: str) -> None:
+        slots = 1 << max(12, (size // BYTES_PER_SLOT - 1).bit_length())
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # Real blocks, not a hole: storing into a hole on a full disk would be a SIGBUS.
+            _allocate(fd, _HEAD + slots)
+            self.table = mmap.mmap(fd, _HEAD + slots)
+        finally:
+            os.close(fd)
+        #: A slot is ``HEAD + (id & mask)``.
+        self.mask = slots - 1
+        self._written = memoryview(self.table).cast("Q")
+        self._tick_bytes = max(1, size // TICKS)
+        self._mark = boot.encode().ljust(64)[:64]
+
+    @property
+    def of_this_boot(self) -> bool:
+        """Whether :meth:`mark` was called since the machine was started."""
+        return self.table[_BOOT] == self._mark
+
+    def mark(self) -> None:
+        """Say that the cache beside this file is of the machine's present boot."""
+        self.table[_BOOT] = self._mark
+
+    def read(self, number: int) -> None:
+        """Note that the entry was read."""
+        table = self.table
+        table[_HEAD + (number & self.mask)] = table[_NOW] | 1
+
+    def wrote(self, number: int, size: int) -> None:
+        """Note that the entry was written; call it while writing is yours alone."""
+        self._written[_WRITTEN] += size
+        now = (self._written[_WRITTEN] // self._tick_bytes) % _WRAP << 1
+        self.table[_NOW] = now
+        self.table[_HEAD + (number & self.mask)] = now
+
+    def oldest_first(self, numbers: Iterable[int]) -> list[int]:
+        """Sort entries by how little they will be missed."""
+        table, mask, now = self.table, self.mask, self.table[_NOW] >> 1
+
+        def age(number: int) -> int:
+            stamp = table[_HEAD + (number & mask)]
+            ticks = (now - (stamp >> 1)) % _WRAP + 1
+            return ticks if stamp & 1 else 2 * ticks
+
+        return sorted(numbers, key=age, reverse=True)
+
+    def close(self) -> None:
+        """Unmap the table."""
+        self._written.release()
+        self.table.close()
+
+
+def _allocate(fd: int, size: int) -> None:
+    have = os.fstat(fd).st_size
+    if have >= size:
+        return
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size)
+    else:
+        os.pwrite(fd, bytes(size - have), have)

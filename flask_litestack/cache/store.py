@@ -1,0 +1,609 @@
+"""The entries: all SQL of the cache."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+from ..sqlite import driver
+from .connections import COUNTERS, Connection
+from .file import ALL, PAGE, SLOTS, CacheFile, is_corrupt, is_full
+from .recency import Recency
+
+#: Seconds to wait for another writer. After that a set is dropped.
+WAIT = 1.0
+
+#: Seconds between two looks at whether the file is still there.
+LOOK = 1.0
+
+#: Seconds between two writes of what this process counted.
+FLUSH = 10.0
+
+#: Neighbours that are candidates for eviction, and how many of them go at the most.
+WINDOW = 16
+VICTIMS = 8
+
+#: From this need in bytes on whole leaves are emptied: only that frees pages.
+LARGE = 16 * 1024
+
+#: Writes of this process between two looks at how full the file is.
+WRITES_PER_CHECK = 32
+BYTES_PER_CHECK = 64 * 1024
+
+#: Rows of one transaction, so that nobody waits long.
+BATCH = 500
+
+#: What a row needs besides its key and value.
+ROW_BYTES = 40
+
+#: Seconds until the file is tried again after it could not be opened.
+PAUSE = 1.0
+
+#: Tries to store an entry in a file that is at its cap.
+ATTEMPTS = 4
+
+FOR_EVER = math.inf
+
+
+class Unavailable(Exception):
+    """Raised when the cache is not to be had at the moment."""
+
+
+class Entry(NamedTuple):
+    """What is stored."""
+
+    number: int
+    key: bytes
+    expires: float
+    kept: float
+    value: bytes | int
+
+    @property
+    def size(self) -> int:
+        """The bytes it takes, roughly."""
+        value = self.value
+        return len(self.key) + ROW_BYTES + (len(value) if isinstance(value, bytes) else 8)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What all processes did with the cache since the file was made.
+
+    ``bytes`` is the size of the file without its free pages; the counters lag by up to ten
+    seconds for other processes.
+    """
+
+    entries: int
+    expired: int
+    bytes: int
+    size: int
+    hits: int
+    misses: int
+    writes: int
+    refused: int
+    evictions: int
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Hits per look-up, or None before the first one."""
+        looked = self.hits + self.misses
+        return self.hits / looked if looked else None
+
+
+@lru_cache(maxsize=8192)
+def identify(key: str) -> tuple[int, bytes]:
+    """Return an entry's id, and its key as it is stored."""
+    encoded = key.encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(encoded, digest_size=8).digest(), sys.byteorder, signed=True), (
+        encoded
+    )
+
+
+class Store:
+    """One cache file. Errors of SQLite pass through; the caller turns them into misses.
+
+    :param folder: the data folder.
+    :param size: the cap in bytes on the file and its WAL.
+    :param clock: returns the Unix time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        size: int,
+        clock: Callable[[], float] = time.time,
+        watch: bool = True,
+    ) -> None:
+        self.file = CacheFile(folder, size, WAIT, watch)
+        self._size = size
+        self._clock = clock
+        self._pool = self.file.pool
+        self._mutex = threading.Lock()  # one writer of this process at a time
+        self._looked_at = 0.0
+        self._flushed_at = 0.0
+        self._closed_until = 0.0
+        self._recency: Recency
+        self._read: Callable[[int], None]
+        self._flushed: dict[Connection, tuple[int, ...]] = {}
+        #: Bytes to evict for two bytes to write; 0 while there is room.
+        self._eager = 0
+        self._writes_to_check = 0
+        self._bytes_to_check = 0
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def get(self, number: int, key: bytes, now: float) -> bytes | int | None:
+        """Return the stored value, or None for a miss."""
+        connection = self._take(now)
+        try:
+            row = connection.execute(
+                "SELECT value FROM entries WHERE id = ? AND key = ? AND expires > ?",
+                (number, key, now),
+            ).fetchone()
+            if row is None:
+                connection.misses += 1
+                return None
+            connection.hits += 1
+            self._read(number)
+            value: bytes | int = row[0]
+            return value
+        except driver.Error as error:
+            self._failed(connection, error)
+            raise
+        finally:
+            connection.home.append(connection)
+
+    def get_kept(self, number: int, key: bytes, now: float) -> tuple[bytes | int, float] | None:
+        """Return value and expiry of an entry, also of one that is only kept to be served stale."""
+        with self._taken(now) as connection:
+            row: tuple[bytes | int, float] | None = connection.execute(
+                "SELECT value, expires FROM entries WHERE id = ? AND key = ? AND kept > ?",
+                (number, key, now),
+            ).fetchone()
+            if row is None:
+                connection.misses += 1
+            else:
+                connection.hits += 1
+                self._read(number)
+            return row
+
+    def has(self, number: int, key: bytes, now: float) -> bool:
+        """Tell whether an entry is there. Counts neither as a hit nor as a use."""
+        with self._taken(now) as connection:
+            row = connection.execute(
+                "SELECT 1 FROM entries WHERE id = ? AND key = ? AND expires > ?",
+                (number, key, now),
+            ).fetchone()
+            return row is not None
+
+    def get_many(self, wanted: Sequence[tuple[int, bytes]], now: float) -> dict[bytes, bytes | int]:
+        """Return the values found, by key."""
+        found: dict[bytes, bytes | int] = {}
+        with self._taken(now) as connection:
+            for start in range(0, len(wanted), BATCH):
+                batch = wanted[start : start + BATCH]
+                rows = connection.execute(
+                    _get_many_sql(len(batch)), (now, *[number for number, _ in batch])
+                ).fetchall()
+                for number, key, value in rows:
+                    found[key] = value
+                    self._read(number)
+            keys = {key for _, key in wanted}
+            for stranger in found.keys() - keys:  # it has the hash of one that was asked for
+                del found[stranger]
+            connection.hits += len(found)
+            connection.misses += len(keys) - len(found)
+        return found
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def put(self, entry: Entry, lease: int | None) -> bool:
+        """Store an entry. False if its key was deleted or set after the lease began."""
+        if lease is None:
+            changed, _ = self._write(entry, _PUT, time.monotonic_ns())
+        else:
+            changed, _ = self._write(entry, _PUT_LEASED, lease)
+        return changed
+
+    def add(self, entry: Entry, lease: int | None, now: float) -> bool:
+        """Store an entry unless its key is there."""
+        written = time.monotonic_ns()
+        changed, _ = self._write(entry, _ADD, written if lease is None else lease, now)
+        return changed
+
+    def increase(self, entry: Entry, now: float) -> int | None:
+        """Add an integer to the one that is there, or store it if there is no entry.
+
+        Returns the sum; None if what is there is not a small integer.
+        """
+        _, rows = self._write(entry, _INCREASE, time.monotonic_ns(), now, _INT64)
+        return rows[0][0] if rows else None
+
+    def update(
+        self, entry: Entry, now: float, change: Callable[[bytes | int | None], bytes | int]
+    ) -> None:
+        """Store ``change(the present value, or None)`` in one transaction.
+
+        :param entry: what is stored if nothing is there, but for its value.
+        """
+        with self._writing(now) as connection:
+            row = connection.execute(
+                "SELECT value, expires, kept FROM entries WHERE id = ? AND key = ? AND expires > ?",
+                (entry.number, entry.key, now),
+            ).fetchone()
+            if row:
+                entry = entry._replace(value=change(row[0]), expires=row[1], kept=row[2])
+            else:
+                entry = entry._replace(value=change(None))
+            self._make_room(connection, entry)
+            connection.execute(_PUT, (*entry, time.monotonic_ns()))
+            self._wrote(connection, entry)
+
+    def put_many(self, entries: Sequence[tuple[Entry, int | None]]) -> list[bytes]:
+        """Store entries with their leases; return the keys of those that were not refused."""
+        done: list[bytes] = []
+        for start in range(0, len(entries), BATCH):
+            with self._writing(self._clock()) as connection:
+                cursor = connection.cursor()
+                for entry, lease in entries[start : start + BATCH]:
+                    self._make_room(connection, entry)
+                    if lease is None:
+                        cursor.execute(_PUT, (*entry, time.monotonic_ns()))
+                    else:
+                        cursor.execute(_PUT_LEASED, (*entry, lease))
+                    if cursor.rowcount > 0:
+                        done.append(entry.key)
+                        self._wrote(connection, entry)
+                    else:
+                        connection.refused += 1
+        return done
+
+    # -- deleting -----------------------------------------------------------------------------
+
+    def delete(
+        self, wanted: Sequence[tuple[int, bytes]], now: float, stamp: int, prepared: int = 0
+    ) -> int:
+        """Delete entries; return how many were there.
+
+        :param stamp: the monotonic time in ns up to which leases on them are refused.
+        :param prepared: the stamp of an earlier call that this one replaces.
+        """
+        there = 0
+        for start in range(0, len(wanted), BATCH):
+            batch = wanted[start : start + BATCH]
+            with self._writing(now) as connection:
+                cursor = connection.cursor()
+                for number, key in batch:
+                    cursor.execute(_DELETED, (number & (SLOTS - 1), stamp, prepared))
+                    rows = cursor.execute(
+                        "DELETE FROM entries WHERE id = ? AND key = ? RETURNING expires",
+                        (number, key),
+                    ).fetchall()
+                    there += bool(rows) and rows[0][0] > now
+        return there
+
+    def clear(self, prefix: bytes, now: float, stamp: int, prepared: int = 0) -> None:
+        """Delete every entry whose key begins with ``prefix``, a few at a time.
+
+        The stamps are as of :meth:`delete`; they hold for every key.
+        """
+        with self._writing(now) as connection:
+            connection.execute(_DELETED, (ALL, stamp, prepared))
+            if not prefix:
+                connection.execute("DELETE FROM entries")
+                return
+        after: int | None = _FIRST
+        while after is not None:
+            with self._writing(now) as connection:
+                (upto,) = connection.execute(
+                    "SELECT max(id) FROM "
+                    "(SELECT id FROM entries WHERE id >= ? ORDER BY id LIMIT ?)",
+                    (after, BATCH),
+                ).fetchone()
+                connection.execute(
+                    "DELETE FROM entries WHERE id BETWEEN ? AND ? AND substr(key, 1, ?) = ?",
+                    (after, upto, len(prefix), prefix),
+                )
+            after = None if upto is None or upto == _LAST else upto + 1
+
+    # -- looking ------------------------------------------------------------------------------
+
+    def statistics(self, now: float) -> Statistics:
+        """Count. Walks through the whole table."""
+        self.flush(now)
+        with self._taken(now) as connection:
+            entries, expired = connection.execute(
+                "SELECT count(*), coalesce(sum(expires <= ?), 0) FROM entries", (now,)
+            ).fetchone()
+            totals = dict(connection.execute("SELECT name, total FROM counters").fetchall())
+            pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
+        counted = {name: totals.get(name, 0) for name in COUNTERS}
+        return Statistics(
+            entries=entries, expired=expired, bytes=pages * PAGE, size=self._size, **counted
+        )
+
+    def flush(self, now: float) -> None:
+        """Add what this process counted to the file's counters."""
+        with self._turn(now):
+            self._flush(now)
+
+    def _flush(self, now: float) -> None:
+        self._flushed_at = now
+        counted = {c: tuple(getattr(c, name) for name in COUNTERS) for c in self._pool.all}
+        none = (0,) * len(COUNTERS)
+        more = [
+            sum(counts[i] - self._flushed.get(c, none)[i] for c, counts in counted.items())
+            for i in range(len(COUNTERS))
+        ]
+        if any(more):
+            with self._transaction(now) as connection:
+                connection.executemany(
+                    "INSERT INTO counters (name, total) VALUES (?, ?) "
+                    "ON CONFLICT (name) DO UPDATE SET total = total + excluded.total",
+                    list(zip(COUNTERS, more, strict=True)),
+                )
+            self._flushed = counted
+
+    # -- connections and transactions ---------------------------------------------------------
+
+    def let_go(self) -> None:
+        """Use the file no more; the next call opens whatever is there then."""
+        self.file.let_go()
+        self._forget()
+
+    def after_fork(self) -> None:
+        """In the child: the parent's connections are not ours."""
+        self.let_go()
+        self._mutex = threading.Lock()
+
+    def close(self) -> None:
+        """Close the file; nothing may be in use."""
+        self.file.close()
+        self._forget()
+
+    def _take(self, now: float) -> Connection:
+        """Return a connection. It goes back to its ``home``, also after an error."""
+        if not self._looked_at <= now < self._looked_at + LOOK:
+            self._look(now)
+        try:
+            return self._pool.idle.pop()
+        except IndexError:
+            return self._open(now)
+
+    def _open(self, now: float) -> Connection:
+        if self._closed_until - PAUSE <= now < self._closed_until:
+            raise Unavailable("the cache could not be opened a moment ago")
+        try:
+            connection = self.file.open()
+        except BaseException:
+            self._closed_until = now + PAUSE
+            raise
+        recency = self.file.recency
+        assert recency is not None  # made by the first open()
+        self._read, self._recency = recency.read, recency
+        return connection
+
+    @contextmanager
+    def _taken(self, now: float) -> Iterator[Connection]:
+        connection = self._take(now)
+        try:
+            yield connection
+        except driver.Error as error:
+            self._failed(connection, error)
+            raise
+        finally:
+            connection.home.append(connection)
+
+    @contextmanager
+    def _writing(self, now: float) -> Iterator[Connection]:
+        """Begin a transaction in turn; it ends with the block."""
+        with self._turn(now), self._transaction(now) as connection:
+            yield connection
+
+    @contextmanager
+    def _turn(self, now: float) -> Iterator[None]:
+        # Threads of a process queue here: SQLite's own waiting sleeps a millisecond and more.
+        if not self._looked_at <= now < self._looked_at + LOOK:
+            self._look(now)  # before the turn is ours, because it may flush
+        if not self._mutex.acquire(timeout=WAIT):
+            raise Unavailable("another thread has been writing to the cache for too long")
+        try:
+            yield
+        finally:
+            self._mutex.release()
+
+    @contextmanager
+    def _transaction(self, now: float) -> Iterator[Connection]:
+        with self._taken(now) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    def _write(self, entry: Entry, sql: str, *more: float) -> tuple[bool, list[tuple[int]]]:
+        """Run one statement that stores an entry; return whether it did, and what it returned."""
+        now = self._clock()
+        with self._turn(now), self._taken(now) as connection:
+            for attempt in range(ATTEMPTS):
+                try:
+                    return self._write_once(connection, entry, sql, more)
+                except driver.OperationalError as error:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    if not is_full(error) or attempt == ATTEMPTS - 1:
+                        raise
+                    self._make_much_room(connection, entry, attempt)
+        raise AssertionError("unreachable")
+
+    def _write_once(
+        self, connection: Connection, entry: Entry, sql: str, more: tuple[float, ...]
+    ) -> tuple[bool, list[tuple[int]]]:
+        crowded = self._eager > 0
+        if crowded:
+            connection.execute("BEGIN IMMEDIATE")
+            self._make_room(connection, entry)
+        cursor = connection.execute(sql, (*entry, *more))
+        rows = cursor.fetchall() if cursor.description else []
+        changed = cursor.rowcount > 0 or bool(rows)
+        if changed:
+            self._wrote(connection, entry)
+        elif sql is _PUT_LEASED:
+            connection.refused += 1
+        if crowded:
+            connection.execute("COMMIT")
+        return changed, rows
+
+    # -- room ---------------------------------------------------------------------------------
+
+    def _wrote(self, connection: Connection, entry: Entry) -> None:
+        size = entry.size
+        connection.writes += 1
+        self._recency.wrote(entry.number, size)
+        self._writes_to_check -= 1
+        self._bytes_to_check -= size
+        if self._writes_to_check <= 0 or self._bytes_to_check <= 0:
+            self._check_room(connection)
+
+    def _check_room(self, connection: Connection) -> None:
+        """Look at how full the file is, and set how much is evicted with each write."""
+        self._writes_to_check = WRITES_PER_CHECK
+        self._bytes_to_check = BYTES_PER_CHECK
+        free = (
+            self.file.pages
+            - _pragma(connection, "page_count")
+            + _pragma(connection, "freelist_count")
+        )
+        reserve = max(16, self.file.pages // 32)
+        self._eager = 0 if free >= reserve else 2 if free >= reserve // 2 else 3
+
+    def _make_room(self, connection: Connection, entry: Entry) -> None:
+        if self._eager:
+            self._evict(connection, entry.number, entry.size * self._eager // 2)
+
+    def _make_much_room(self, connection: Connection, entry: Entry, attempt: int) -> None:
+        """Evict after the file met its cap: more each time."""
+        self._eager = 3
+        connection.execute("BEGIN IMMEDIATE")
+        self._evict(connection, entry.number, max(LARGE, 2 * entry.size) << attempt)
+        connection.execute("COMMIT")
+
+    def _evict(self, connection: Connection, number: int, need: int) -> None:
+        """Delete neighbours of an entry, of ``need`` bytes altogether: first the expired."""
+        now = self._clock()
+        most = WINDOW if need >= LARGE else VICTIMS
+        start = number
+        for _ in range(need // ROW_BYTES + 2):  # a bound; the first window is mostly enough
+            rows = connection.execute(
+                "SELECT id, length(key) + length(value), kept FROM entries WHERE id >= ? "
+                "ORDER BY id LIMIT ?",
+                (start, WINDOW),
+            ).fetchall()
+            sizes = {}
+            expired = []
+            for other, size, kept in rows:
+                if other == number:
+                    need -= size + ROW_BYTES  # it is about to be replaced
+                elif kept <= now:
+                    expired.append(other)
+                    sizes[other] = size
+                else:
+                    sizes[other] = size
+            victims = []
+            living = self._recency.oldest_first(sizes.keys() - set(expired))
+            for other in (*expired, *living[:most]):
+                if need <= 0 and other not in expired:
+                    break
+                need -= sizes[other] + ROW_BYTES
+                victims.append((other,))
+            if victims:
+                connection.executemany("DELETE FROM entries WHERE id = ?", victims)
+                connection.evictions += len(victims)
+            if need <= 0:
+                return
+            start = rows[-1][0] + 1 if len(rows) == WINDOW and rows[-1][0] < _LAST else _FIRST
+
+    # -- health -------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Once a second: is the file still the one that has the name?"""
+        self._looked_at = now
+        if self.file.moved():
+            self.let_go()
+            return
+        due = not self._flushed_at <= now < self._flushed_at + FLUSH
+        if due and self._pool.all and self._mutex.acquire(blocking=False):
+            try:
+                with suppress(driver.Error):  # another time
+                    self._flush(now)
+            finally:
+                self._mutex.release()
+
+    def _failed(self, connection: Connection, error: driver.Error) -> None:
+        """Replace a file that is of no use any more."""
+        if connection.home is self._pool.idle and is_corrupt(error):
+            self.file.replace(str(error))
+            self._forget()
+
+    def _forget(self) -> None:
+        self._flushed = {}
+        self._writes_to_check = 0
+        self._eager = 0
+
+
+def _pragma(connection: Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+@lru_cache(maxsize=128)
+def _get_many_sql(count: int) -> str:
+    marks = ", ".join("?" * count)
+    return f"SELECT id, key, value FROM entries WHERE expires > ? AND id IN ({marks})"
+
+
+_FIRST, _LAST = -(1 << 63), (1 << 63) - 1
+
+#: Numbers below this can be added without leaving SQLite's 64 bits.
+_INT64 = 1 << 62
+
+# The parameters of all: ?1 id, ?2 key, ?3 expires, ?4 kept, ?5 value, ?6 the lease, or the time.
+_COLUMNS = "INSERT INTO entries (id, key, expires, kept, value, written)"
+_REPLACE = (
+    "ON CONFLICT (id) DO UPDATE SET key = excluded.key, expires = excluded.expires, "
+    "kept = excluded.kept, value = excluded.value, written = excluded.written"
+)
+_NOT_DELETED_SINCE = (
+    f"WHERE NOT EXISTS (SELECT 1 FROM deletes WHERE slot IN ({ALL}, ?1 & {SLOTS - 1}) "
+    "AND stamp >= ?6)"
+)
+_PUT = f"{_COLUMNS} VALUES (?1, ?2, ?3, ?4, ?5, ?6) {_REPLACE}"
+_PUT_LEASED = (
+    f"{_COLUMNS} SELECT ?1, ?2, ?3, ?4, ?5, 0 {_NOT_DELETED_SINCE} {_REPLACE} "
+    "WHERE written < ?6 OR key <> excluded.key"
+)
+_ADD = (
+    f"{_COLUMNS} SELECT ?1, ?2, ?3, ?4, ?5, ?6 {_NOT_DELETED_SINCE} {_REPLACE} "
+    "WHERE expires <= ?7 OR key <> excluded.key"
+)
+_INCREASE = (
+    f"{_COLUMNS} VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET "
+    "value = iif(key = excluded.key AND expires > ?7, value, 0) + excluded.value, "
+    "expires = iif(key = excluded.key AND expires > ?7, expires, excluded.expires), "
+    "kept = iif(key = excluded.key AND expires > ?7, kept, excluded.kept), "
+    "key = excluded.key, written = excluded.written "
+    "WHERE key <> excluded.key OR expires <= ?7 "
+    "OR (typeof(value) = 'integer' AND value BETWEEN -?8 AND ?8) RETURNING value"
+)
+#: ?1 slot, ?2 stamp, ?3 the stamp it replaces. What another delete has prepared stays.
+_DELETED = "UPDATE deletes SET stamp = iif(stamp = ?3, ?2, max(stamp, ?2)) WHERE slot = ?1"
