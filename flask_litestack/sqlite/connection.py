@@ -644,6 +644,16 @@ def _is_busy(error: driver.OperationalError, *, snapshot: bool = False) -> bool:
     return bool(code & 0xFF == SQLITE_BUSY)
 
 
+def _before_fork() -> None:
+    for connection in list(_open_connections):
+        if connection.writing:
+            log.warning(
+                "forking while %s is being written to; the child waits for the lock like any "
+                "other process. Commit before you fork.",
+                connection._name,
+            )
+
+
 def _after_fork_in_child() -> None:
     # A connection of the parent is kept for ever: closing it here would delete its -wal file.
     for connection in list(_open_connections):
@@ -653,4 +663,4 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

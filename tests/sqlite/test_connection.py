@@ -513,7 +513,7 @@ def test_a_read_only_file_can_be_read(path: Path, connection: Connection) -> Non
 
 
 def test_a_child_process_leaves_its_parents_connection_alone(
-    connection: Connection, other: Connection
+    connection: Connection, other: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     connection.execute("DELETE FROM item WHERE id = 1")
     pid = os.fork()
@@ -532,6 +532,7 @@ def test_a_child_process_leaves_its_parents_connection_alone(
         connection.close()
         os._exit(0 if failures == 3 else 1)
     assert os.waitpid(pid, 0)[1] == 0
+    assert "Commit before you fork" in caplog.text
     connection.commit()
     assert count(other) == 99
 
