@@ -50,6 +50,7 @@ class Database:
         self._engines: WeakKeyDictionary[Flask, Engine] = WeakKeyDictionary()
         self._mutex = threading.Lock()
         self._key = f"_litestack_session_{id(self)}"
+        self._unit_key = f"_litestack_unit_{id(self)}"
 
     @property
     def path(self) -> Path:
@@ -115,7 +116,8 @@ class Database:
 
         Yields the context's session. Whatever it had loaded is loaded anew, because another
         transaction may have changed it. An exception rolls back. Inside another ``write()`` or an
-        explicit ``session.begin()`` it joins: the outer block commits.
+        explicit ``session.begin()`` it joins: the outer block commits. Inside a job it is a
+        savepoint of the job's transaction, which the worker commits.
 
         :raises TransactionError: if the session has changes that are not committed yet: they were
             computed without the lock. Commit them first, or make them inside the block.
@@ -131,6 +133,11 @@ class Database:
         elif _is_explicit(session):
             self._lock(session)
             yield session
+        elif self._in_unit():
+            if not self._raw(session).writing:
+                self._lock(session)
+            with session.begin_nested():
+                yield session
         else:
             _refuse_uncommitted(session, self._raw_if_used(session), "db.write()")
             if session.in_transaction():
@@ -188,8 +195,21 @@ class Database:
         """Tell whether something done now belongs to a transaction that the session has open.
 
         True inside ``write()``, an explicit ``begin()`` or ``begin_nested()``, and when there are
-        pending changes or an uncommitted write. A session that has only read has none.
+        pending changes or an uncommitted write. A session that has only read has none. Always
+        true after :meth:`begin_unit`.
         """
+        return self._in_unit() or self.has_uncommitted()
+
+    def begin_unit(self) -> None:
+        """Make this app context one transaction, which its owner commits, whatever it begins with.
+
+        ``write()`` and all that joins a transaction then join this one. The worker does so for
+        each job.
+        """
+        setattr(g, self._unit_key, True)
+
+    def has_uncommitted(self) -> bool:
+        """Tell whether the session has something to commit, or an explicit transaction open."""
         session = self._session_if_used()
         if session is None:
             return False
@@ -197,7 +217,7 @@ class Database:
         return (
             _is_explicit(session)
             or _is_pending(session)
-            or (connection is not None and connection.writing)
+            or (connection is not None and (connection.writing or connection.awaits_commit))
         )
 
     def session_connection(self) -> Connection:
@@ -208,6 +228,9 @@ class Database:
         """Close this context's session, if it was used; what is not committed is rolled back."""
         if self._adopted is None and (session := g.pop(self._key, None)) is not None:
             session.close()
+
+    def _in_unit(self) -> bool:
+        return has_app_context() and self._unit_key in g
 
     def _session_if_used(self) -> Session | None:
         if self._adopted is not None:

@@ -209,6 +209,11 @@ class Connection(driver.Connection):
         """Whether this connection has the write lock."""
         return self._writing
 
+    @property
+    def awaits_commit(self) -> bool:
+        """Whether something is to be done after the commit."""
+        return any(functions for _, functions in self._after)
+
     def after_commit(self, function: Callable[[], object]) -> None:
         """Call ``function`` once the transaction is committed, never if it is rolled back.
 

@@ -36,32 +36,41 @@ class Schema:
     def ensure(self, connection: Connection) -> None:
         """Create or upgrade the tables unless they are there.
 
+        Inside a transaction that has the write lock already it becomes part of that, so the tables
+        are there for others when the caller commits.
+
         :raises NewerStoreError: if a release that this one cannot follow has upgraded them.
         """
         if self._found(connection) >= self.version:
             return
+        if connection.writing:
+            self._upgrade(connection)
+            return
         connection.begin_immediate()
         try:
-            # Another process may have come first, so everything is looked at again.
-            connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {TABLE} (part TEXT PRIMARY KEY, "
-                "version INTEGER NOT NULL, readable_from INTEGER NOT NULL) WITHOUT ROWID"
-            )
-            found = self._found(connection)
-            for statements in self.upgrades[found:]:
-                for statement in statements:
-                    connection.execute(statement)
-            if found < self.version:
-                connection.execute(
-                    f"INSERT INTO {TABLE} (part, version, readable_from) VALUES (?, ?, ?) "
-                    "ON CONFLICT (part) DO UPDATE SET version = excluded.version, "
-                    "readable_from = excluded.readable_from",
-                    (self.part, self.version, self.readable_from),
-                )
+            self._upgrade(connection)
             connection.commit()
         except BaseException:
             connection.rollback()
             raise
+
+    def _upgrade(self, connection: Connection) -> None:
+        # Another process may have come first, so everything is looked at again.
+        connection.execute(
+            f"CREATE TABLE IF NOT EXISTS {TABLE} (part TEXT PRIMARY KEY, "
+            "version INTEGER NOT NULL, readable_from INTEGER NOT NULL) WITHOUT ROWID"
+        )
+        found = self._found(connection)
+        for statements in self.upgrades[found:]:
+            for statement in statements:
+                connection.execute(statement)
+        if found < self.version:
+            connection.execute(
+                f"INSERT INTO {TABLE} (part, version, readable_from) VALUES (?, ?, ?) "
+                "ON CONFLICT (part) DO UPDATE SET version = excluded.version, "
+                "readable_from = excluded.readable_from",
+                (self.part, self.version, self.readable_from),
+            )
 
     def _found(self, connection: Connection) -> int:
         exists = connection.execute(
