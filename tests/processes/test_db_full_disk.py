@@ -1,0 +1,117 @@
+"""A full disk is an error that damages nothing, and is over once there is room again."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
+
+from tests.conftest import Comment, Post
+
+from .crowd import Voice, make_app, members
+
+SIZE = 4 * 1024 * 1024
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 4 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", disk]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        pytest.skip(f"NOT RUN: full disk ({error})")
+    if done.returncode:
+        pytest.skip(f"NOT RUN: full disk (it takes root to mount one: {done.stderr.strip()})")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def fill(voice: Voice, data: Path) -> None:
+    """Commit comments until one is refused; go on when told that there is room."""
+    app, litestack = make_app(data)
+    with app.app_context():
+        litestack.db.create_all()
+        session = litestack.db.session
+        session.add(Post(id=1, title="First"))
+        session.commit()
+        stored = 0
+        while True:
+            session.add(Comment(post_id=1, text="x" * 20_000))
+            try:
+                session.commit()
+            except OperationalError as error:
+                session.rollback()
+                voice.say(str(error))
+                break
+            stored += 1
+        voice.say(stored)
+        voice.say(session.scalar(select(func.count()).select_from(Comment)))
+        if voice.hear() != "there is room":
+            return
+        session.add(Comment(post_id=1, text="y"))
+        session.commit()
+        voice.say(session.scalar(select(func.count()).select_from(Comment)))
+
+
+def check(voice: Voice, data: Path) -> None:
+    app, litestack = make_app(data)
+    with app.app_context():
+        connection = litestack.db.connect()
+        voice.say(connection.execute("PRAGMA integrity_check").fetchone()[0])
+        voice.say(connection.execute("SELECT COUNT(*) FROM comment").fetchone()[0])
+
+
+def test_a_full_disk_is_an_error_and_over_when_there_is_room(small_disk: Path) -> None:
+    data = small_disk / "data"
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * (SIZE // 3))
+    with members(1, fill, data) as [writer]:
+        assert "full" in writer.hear()
+        stored = writer.hear()
+        assert stored > 10
+        assert writer.hear() == stored
+        with members(1, check, data) as [other]:
+            assert other.heard() == ["ok", stored]
+        filler.unlink()
+        writer.say("there is room")
+        assert writer.heard() == [stored + 1]
+    with members(1, check, data) as [other]:
+        assert other.heard() == ["ok", stored + 1]
+
+
+def test_a_process_killed_on_a_full_disk_leaves_a_whole_file(small_disk: Path) -> None:
+    data = small_disk / "data"
+    with members(1, fill, data) as [writer]:
+        writer.hear()
+        stored = writer.hear()
+        os.kill(writer.pid, signal.SIGKILL)
+    with members(1, check, data) as [other]:
+        assert other.heard() == ["ok", stored]
+
+
+def fill_within_a_limit(voice: Voice, data: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, SIZE // 2))
+    fill(voice, data)
+
+
+def test_a_file_that_may_not_grow_is_an_error_that_damages_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with members(1, fill_within_a_limit, data) as [writer]:
+        writer.hear()  # the message is SQLite's: a disk I/O error
+        stored = writer.hear()
+        assert stored > 10
+        assert writer.hear() == stored
+        writer.say("end")
+        assert writer.heard() == []
+    with members(1, check, data) as [other]:
+        assert other.heard() == ["ok", stored]
