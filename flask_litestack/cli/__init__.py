@@ -15,6 +15,7 @@ from ..errors import LitestackError
 COMMANDS = (
     "dbconsole",
     "doctor",
+    "init",
     "serve",
     "status",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,4 +53,5 @@ def _processes(path: Path) -> list[dict[str, Any]]:
             "command": process.command,
         }
         for process in processes_using(path)
+        if process.pid != os.getpid()
     ]

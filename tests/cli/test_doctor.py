@@ -1,0 +1,101 @@
+"""``flask litestack doctor``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flask_litestack.sqlite import driver
+
+from .commands import as_json, litestack
+from .test_status import writer
+
+
+def test_a_healthy_app_has_no_errors(used_shop: Path) -> None:
+    done = litestack(used_shop, "doctor", "--json")
+
+    found = {finding["check"]: finding for finding in as_json(done)}
+    assert done.returncode == 0, done.stdout
+    assert not [f for f in found.values() if f["severity"] == "error"]
+    assert "journal_mode wal" in found["pragmas"]["what"]
+    assert driver.version in found["sqlite"]["what"]
+    assert set(found) >= {"sqlite", "data folder", "disk", "owners", "pragmas", "wal", "write lock"}
+
+
+def test_before_the_first_use_nothing_is_made(shop: Path) -> None:
+    done = litestack(shop, "doctor")
+
+    assert done.returncode == 0, done.stdout
+    assert "is not there yet; it is made at first use" in done.stdout
+    assert not (shop / "data").exists()
+
+
+def test_a_pragma_that_was_changed_is_an_error_with_its_fix(used_shop: Path) -> None:
+    with (used_shop / "shop.py").open("a") as file:
+        file.write(
+            "\nfrom sqlalchemy import Engine, event\n"
+            "@event.listens_for(Engine, 'connect')\n"
+            "def spoil(connection, record):\n"
+            "    connection.execute('PRAGMA foreign_keys = OFF')\n"
+        )
+
+    done = litestack(used_shop, "doctor")
+
+    assert done.returncode == 1
+    assert "foreign_keys is 0 instead of 1" in done.stdout
+    assert "Fix: Look for a PRAGMA in your code" in done.stdout
+
+
+def test_who_holds_the_write_lock_for_long_is_named(used_shop: Path) -> None:
+    with writer(used_shop / "data" / "data.sqlite3") as pid:
+        done = litestack(used_shop, "doctor", "--json", FLASK_LITESTACK_BUSY_TIMEOUT="0.3")
+
+    [finding] = [f for f in as_json(done) if f["check"] == "write lock"]
+    assert done.returncode == 1
+    assert finding["severity"] == "error"
+    assert f"process {pid}" in finding["what"]
+
+
+def test_a_file_that_is_not_a_database_is_an_error_without_a_traceback(shop: Path) -> None:
+    (shop / "data").mkdir()
+    (shop / "data" / "data.sqlite3").write_bytes(b"not a database, certainly" * 100)
+
+    done = litestack(shop, "doctor")
+
+    assert done.returncode == 1
+    assert "not a database" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file away, so needs root")
+def test_a_file_of_another_user_is_an_error_that_names_it(used_shop: Path) -> None:
+    os.chown(used_shop / "data" / "data.sqlite3", 65534, 65534)
+
+    done = litestack(used_shop, "doctor")
+
+    assert done.returncode == 1
+    assert "data.sqlite3 (owner nobody, uid 65534, mode 0644)" in done.stdout
+    assert f"chown -R 0 {used_shop / 'data'}" in done.stdout
+
+
+def test_an_adopted_database_outside_the_data_folder_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from flask import Flask\n"
+        "from flask_sqlalchemy import SQLAlchemy\n"
+        "from flask_litestack import Litestack\n"
+        "app = Flask(__name__)\n"
+        f"app.config['LITESTACK_DATA_PATH'] = {str(tmp_path / 'data')!r}\n"
+        f"app.config['SQLALCHEMY_DATABASE_URI'] = 'sqlite:///{tmp_path}/elsewhere.db'\n"
+        "db = SQLAlchemy(app)\n"
+        "litestack = Litestack(db=db)\n"
+        "litestack.init_app(app)\n"
+    )
+    (tmp_path / "data").mkdir()
+
+    done = litestack(tmp_path, "doctor", "--json")
+
+    [finding] = [f for f in as_json(done) if f["severity"] == "warning"]
+    assert done.returncode == 0
+    assert f"{tmp_path}/elsewhere.db is not in the data folder" in finding["what"]
