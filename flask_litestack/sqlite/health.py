@@ -77,7 +77,7 @@ def check_folder(path: Path) -> Iterator[Finding]:
     else:
         yield Finding("data folder", Severity.OK, what)
     yield from _check_mount(path)
-    if path.exists():
+    if path.is_dir():
         yield _check_space(path)
         yield from _check_owners(path)
         yield from _check_deleted(path)
