@@ -51,7 +51,7 @@ class Settings:
     """The largest message taken from a client."""
 
     cable_buffer: int = 262_144
-    """What may wait for one slow client, and the largest message that can be broadcast."""
+    """What may wait for one slow client; a message can be half as large."""
 
     cable_ping_interval: float = 30.0
     """How often a client is asked whether it is still there; it is dropped after two silences."""
@@ -64,6 +64,27 @@ class Settings:
 
     cable_threads: int = 4
     """Threads of each process for channel functions, started on demand."""
+
+    jobs_queues: tuple[str, ...] = ("*",)
+    """The queues that a worker takes jobs from, the most urgent first. "*": all others."""
+
+    jobs_threads: int = 4
+    """Jobs that a worker process runs at the same time."""
+
+    jobs_in_server: bool = True
+    """Let one of the processes that ``flask litestack serve`` starts run jobs."""
+
+    jobs_grace: float = 20.0
+    """How long running jobs may take to end after SIGTERM, before they are put back."""
+
+    jobs_keep_succeeded: float = 3600.0
+    """How long a job is kept after it succeeded. 0: it is deleted at once."""
+
+    jobs_keep_failed: float = 30 * 24 * 3600.0
+    """How long a job is kept after it failed or was cancelled."""
+
+    jobs_timezone: str = "UTC"
+    """The time zone of ``cron=``, such as "Europe/Berlin"."""
 
 
 def load(config: Mapping[str, Any], *, instance_path: str, root_path: str) -> Settings:

@@ -139,6 +139,7 @@ class Hub:
         self._ping_interval = max(1.0, ping_interval)
         self._pool = Pool(threads, "litestack-cable")
         self._reader = sockets.Reader()
+        self._random = random.Random()
 
         self._clients: set[Client] = set()
         self._topics: dict[str, Topic] = {}
@@ -489,7 +490,7 @@ class Hub:
     ) -> None:
         self._clients.add(client)
         self._watch(client)
-        self._ping_later(client, self._ping_interval * random.uniform(0.5, 1.0))
+        self._ping_later(client, self._ping_interval * self._random.uniform(0.5, 1.0))
         signed_out = self._signed_out.get(client.user)
         if signed_out is not None and signed_out[0] > handshake_at:
             self._close(client, Close.SIGNED_OUT, "signed out")

@@ -19,11 +19,11 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import NewerStoreError, StoreError
 from ..process.liveness import is_alive
 from ..process.wakeup import wake
 from ..sqlite import connect
 from ..sqlite.connection import Connection
-from ..sqlite.driver import DatabaseError, OperationalError
 from ..sqlite.file import opening
 from ..sqlite.schema import Schema
 
@@ -174,16 +174,19 @@ class Store:
         are no longer there.
         """
         with self._reading() as connection:
-            # The bounds come last: what was trimmed in between must not pass for complete.
+            # The log moves between these statements. The end is looked up first, for what comes
+            # behind it is not ours to give; the beginning last, for what was trimmed meanwhile
+            # must not pass for complete.
+            _, last = self._bounds(connection)
             rows = [
                 Row(*row)
                 for row in connection.execute(
                     "SELECT id, kind, channel, data FROM litestack_cable_messages "
-                    "WHERE channel = ? AND id > ? AND kind = ? ORDER BY id LIMIT ?",
-                    (channel, since, RowKind.MESSAGE, limit + 1),
+                    "WHERE channel = ? AND id > ? AND id <= ? AND kind = ? ORDER BY id LIMIT ?",
+                    (channel, since, last, RowKind.MESSAGE, limit + 1),
                 )
             ]
-            first, last = self._bounds(connection)
+            first, _ = self._bounds(connection)
         missed = (
             since < first - 1
             or since > last
@@ -358,11 +361,11 @@ class Store:
     def _connect(self) -> Connection:
         try:
             return self._connect_once()
-        except OperationalError:
+        except NewerStoreError:
             raise
-        except DatabaseError as error:
+        except StoreError as error:
             # Messages of the last hour are not worth a site that is down.
-            log.error("%s cannot be read (%s); it is put aside for a new one", self._path, error)
+            log.error("%s It is put aside for a new one.", error)
             with opening(self._path):
                 aside = self._path.with_suffix(f".damaged-{int(self._clock())}")
                 os.replace(self._path, aside)
@@ -398,7 +401,7 @@ class Store:
                     "SELECT coalesce(max(id), 0) FROM litestack_cable_messages"
                 ).fetchone()[0]
                 now = self._clock()
-                first = max(int(now * 1e6), highest + 1)
+                first = max(int(now * 1e6), highest + 1_000_000)
                 for table in ("messages", "members", "boot"):
                     connection.execute(f"DELETE FROM litestack_cable_{table}")
                 connection.execute(

@@ -1,0 +1,471 @@
+"""What one connection can do to the hub, and to the others: RFC 6455, floods, silence, rubbish."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from .client import Client, Refused, make_frame, wait_until
+from .conftest import Site, served
+
+SUBSCRIBE = b'{"type":"subscribe","channel":"posts/7"}'
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, int]]:
+    """One site for all rubbish."""
+    site = Site(tmp_path_factory.mktemp("fuzz"), cable_max_message=2000, cable_ping_interval=60)
+    with served(site.app) as port:
+        yield site, port
+    site.litestack.cable.stop()
+    with site.app.app_context():
+        site.litestack.db.engine.dispose()
+
+
+def works(site: Site, port: int) -> None:
+    """Assert that the hub serves somebody else."""
+    with Client(port) as client:
+        client.subscribe("posts/7")
+        site.broadcast("posts/7", "still here")
+        assert client.read()["data"] == "still here"
+
+
+# -- RFC 6455 -------------------------------------------------------------------------------------
+
+
+def test_a_fragmented_message_with_a_ping_in_its_middle_is_read(port: int) -> None:
+    with Client(port) as client:
+        client.send_frame(0x01, SUBSCRIBE[:5])
+        client.send_frame(0x89, b"are you there")
+        assert client.read_frame() == (10, b"are you there")
+        client.send_frame(0x00, SUBSCRIBE[5:20])
+        client.send_frame(0x00, b"")
+        client.send_frame(0x80, SUBSCRIBE[20:])
+        assert client.read()["type"] == "subscribed"
+
+
+def test_a_character_may_be_split_between_fragments(site: Site, port: int) -> None:
+    text = '{"type":"send","channel":"posts/7","data":"é😀"}'.encode()
+    with Client(port) as client:
+        client.subscribe("posts/7")
+        client.send_frame(0x01, text[:-6])
+        client.send_frame(0x80, text[-6:])
+        wait_until(lambda: site.seen)
+        assert site.seen == [(None, 7, "é😀")]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_bytes_may_come_one_by_one(port: int, size: int) -> None:
+    frame = make_frame(0x81, SUBSCRIBE)
+    with Client(port) as client:
+        for start in range(0, len(frame), size):
+            client.socket.sendall(frame[start : start + size])
+        assert client.read()["type"] == "subscribed"
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (make_frame(0x81, b"\xff\xfe"), 1007),
+        (make_frame(0x82, b"binary"), 1003),
+        (make_frame(0x81, SUBSCRIBE, mask=False), 1002),
+        (make_frame(0xC1, SUBSCRIBE), 1002),  # a reserved bit
+        (make_frame(0x83, b""), 1002),  # a reserved opcode
+        (make_frame(0x80, b"continues nothing"), 1002),
+        (make_frame(0x01, b"x") + make_frame(0x81, b"x"), 1002),
+        (make_frame(0x09, b""), 1002),  # a fragmented ping
+        (make_frame(0x89, b"x" * 126), 1002),
+        (make_frame(0x88, b"x"), 1002),  # a close of one byte
+        (make_frame(0x88, struct.pack("!H", 1005)), 1002),
+        (make_frame(0x88, struct.pack("!H", 999)), 1002),
+        (make_frame(0x88, struct.pack("!H", 1000) + b"\xff"), 1007),
+        (make_frame(0x88, struct.pack("!H", 1000)), 1000),
+        (make_frame(0x88, struct.pack("!H", 4321) + b"bye"), 4321),
+        (make_frame(0x88), 1000),
+        (b"\x81\xff" + struct.pack("!Q", 2**63), 1002),
+        (b"\x81\xff" + struct.pack("!Q", 5) + b"mask12345", 1002),  # not the shortest form
+    ],
+)
+def test_the_close_code_says_what_was_wrong(
+    fuzzed: tuple[Site, int], sent: bytes, code: int
+) -> None:
+    with Client(fuzzed[1]) as client:
+        client.socket.sendall(sent)
+        assert client.read_until_close() == code
+        assert client.socket.recv(100) == b""
+    works(*fuzzed)
+
+
+def test_nothing_is_answered_after_a_close(port: int) -> None:
+    with Client(port) as client:
+        client.socket.sendall(make_frame(0x88, b"\x03\xe8") + make_frame(0x81, SUBSCRIBE))
+        assert client.read_until_close() == 1000
+        assert client.socket.recv(100) == b""
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [make_frame(0x81, b"x" * 2001)],
+        [make_frame(0x01, b"x" * 1500), make_frame(0x80, b"x" * 1500)],
+        [b"\x81\xff" + struct.pack("!Q", 2**62) + b"mask" + b"x" * 3000],
+    ],
+)
+def test_a_message_that_is_too_big_ends_the_connection(
+    fuzzed: tuple[Site, int], frames: list[bytes]
+) -> None:
+    with Client(fuzzed[1]) as client:
+        client.socket.sendall(b"".join(frames))
+        assert client.read_until_close() == 1009
+
+
+# -- requests that are wrong ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nonsense",
+        "[]",
+        "1",
+        "NaN",
+        '{"type":"subscribe"}',
+        '{"type":"subscribe","channel":7}',
+        '{"type":"subscribe","channel":"posts/7","since":"1"}',
+        '{"type":"subscribe","channel":"posts/7","since":true}',
+        '{"type":"subscribe","channel":"posts/7","since":-1}',
+        '{"type":"subscribe","channel":"posts/7","since":9007199254740993}',
+        '{"type":"send","channel":"posts/7"}',
+        '{"type":"obey","channel":"posts/7"}',
+        '{"type":["send"],"channel":"posts/7"}',
+        "[" * 1900,
+        '{"type":"subscribe","channel":"posts/7","since":' + "9" * 1800 + "}",
+    ],
+)
+def test_a_wrong_request_is_answered_with_an_error(fuzzed: tuple[Site, int], text: str) -> None:
+    with Client(fuzzed[1]) as client:
+        client.send_frame(0x81, text.encode())
+        assert client.read()["type"] == "error"
+        client.subscribe("posts/7")
+
+
+def test_a_name_with_half_a_surrogate_pair_is_rejected(fuzzed: tuple[Site, int]) -> None:
+    with Client(fuzzed[1]) as client:
+        client.send(type="subscribe", channel="rooms/\ud800")
+        assert client.read()["reason"] == "unknown channel"
+
+
+def test_subscribing_twice_and_leaving_twice_are_errors(port: int) -> None:
+    with Client(port) as client:
+        client.subscribe("posts/7")
+        client.send(type="subscribe", channel="posts/7")
+        assert client.read()["reason"] == "already subscribed"
+        client.send(type="unsubscribe", channel="posts/7")
+        client.send(type="unsubscribe", channel="posts/7")
+        assert client.read()["reason"] == "not subscribed"
+        client.subscribe("posts/7")
+
+
+def test_a_client_can_have_only_so_many_channels(port: int) -> None:
+    with Client(port) as client:
+        for number in range(1000, 1200):
+            client.subscribe(f"posts/{number}")
+        client.send(type="subscribe", channel="posts/7")
+        assert client.read()["reason"] == "too many channels"
+
+
+# -- floods, silence and rubbish ------------------------------------------------------------------
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    rubbish=st.lists(
+        st.one_of(
+            st.binary(max_size=300),
+            st.builds(
+                make_frame,
+                st.integers(0, 255),
+                st.one_of(st.binary(max_size=200), st.text(max_size=80).map(str.encode)),
+                mask=st.booleans(),
+            ),
+            st.sampled_from([make_frame(0x81, SUBSCRIBE), make_frame(0x88, b"\x03\xe8")]),
+        ),
+        max_size=8,
+    )
+)
+def test_rubbish_harms_nobody_else(fuzzed: tuple[Site, int], rubbish: list[bytes]) -> None:
+    site, port = fuzzed
+    client = Client(port, timeout=2)
+    try:
+        for data in rubbish:
+            client.socket.sendall(data)
+    except OSError:
+        pass  # it has been sent away already
+    client.close()
+    if random.random() < 0.1:
+        works(site, port)
+
+
+def test_the_hub_survived_all_that(fuzzed: tuple[Site, int]) -> None:
+    site, port = fuzzed
+    works(site, port)
+    wait_until(lambda: site.clients == 0, timeout=20)
+    assert site.litestack.cable._states[site.app].hub._topics == {}  # type: ignore[union-attr]
+
+
+def test_a_flood_of_pings_and_of_subscribes_stalls_nobody_else(
+    fuzzed: tuple[Site, int],
+) -> None:
+    site, port = fuzzed
+    flood = make_frame(0x89, b"ping") * 20_000 + b"".join(
+        make_frame(0x81, b'{"type":"subscribe","channel":"posts/%d"}' % number)
+        for number in range(1000, 4000)
+    )
+    with Client(port) as flooding, Client(port) as other:
+        other.subscribe("posts/7")
+        flooding.socket.setblocking(False)
+        rest = memoryview(flood)
+        slowest = 0.0
+        for number in range(50):
+            try:
+                rest = rest[flooding.socket.send(rest) :]
+            except BlockingIOError:
+                pass
+            before = time.monotonic()
+            site.broadcast("posts/7", number)
+            assert other.read()["data"] == number
+            slowest = max(slowest, time.monotonic() - before)
+        assert slowest < 2.0
+
+
+def test_half_open_connections_harm_nobody_else(fuzzed: tuple[Site, int]) -> None:
+    site, port = fuzzed
+    halves = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+    for index, half in enumerate(halves):
+        half.sendall(b"GET /cable HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"[: 5 + 2 * index])
+    works(site, port)
+    for half in halves:
+        half.close()
+
+
+def test_a_slow_reader_is_sent_away_and_resumes_without_loss(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(cable_buffer=150_000)
+    with (
+        served(site.app) as port,
+        Client(port, receive_buffer=4096) as slow,
+        Client(port) as fast,
+    ):
+        start = slow.subscribe("posts/7")["id"]
+        fast.subscribe("posts/7")
+        total = 400
+        for number in range(total):
+            site.broadcast("posts/7", [number, "x" * 2000])
+            assert fast.read()["data"][0] == number
+        wait_until(lambda: site.clients == 1, timeout=20)
+        got = []
+        try:
+            while True:
+                message = slow.read()
+                got.append(message["data"][0])
+                start = message["id"]
+        except ConnectionError:
+            pass
+        assert got == list(range(len(got)))
+        assert 0 < len(got) < total
+        while len(got) < total:
+            with Client(port) as again:
+                again.send(type="subscribe", channel="posts/7", since=start)
+                answer = again.read()
+                assert answer["type"] == "subscribed"
+                try:
+                    again.socket.settimeout(0.5)
+                    while len(got) < total:
+                        message = again.read()
+                        if message["type"] == "missed":
+                            # More than fits into the buffer: said plainly, and a subscription
+                            # from here on.
+                            return
+                        got.append(message["data"][0])
+                        start = message["id"]
+                except TimeoutError:
+                    continue
+        assert got == list(range(total))
+
+
+def test_a_large_message_reaches_a_slow_reader_whole(site: Site, port: int) -> None:
+    with Client(port, receive_buffer=4096) as client:
+        client.subscribe("posts/7")
+        for number in range(2):
+            site.broadcast("posts/7", [number] + ["é" * 10_000] * 5)
+        time.sleep(0.3)
+        for number in range(2):
+            data = client.read()["data"]
+            assert data == [number] + ["é" * 10_000] * 5
+
+
+def test_a_silent_client_is_dropped_and_one_that_answers_pings_is_kept(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(cable_ping_interval=1)
+    with served(site.app) as port, Client(port) as silent, Client(port) as alive:
+        silent.subscribe("posts/7")
+        alive.subscribe("posts/7")
+        alive.socket.settimeout(0.2)
+        deadline = time.monotonic() + 15
+        while site.clients == 2:
+            assert time.monotonic() < deadline
+            with pytest.raises(TimeoutError):
+                alive.read()
+        assert alive.pings >= 2
+        site.broadcast("posts/7", "hello")
+        alive.socket.settimeout(10)
+        assert alive.read()["data"] == "hello"
+
+
+def test_a_client_without_subscription_is_closed(make_site: Callable[..., Site]) -> None:
+    site = make_site(cable_ping_interval=1)
+    with served(site.app) as port, Client(port) as idle:
+        assert idle.read_until_close() == 1000
+
+
+def test_a_quiet_client_is_told_the_position_so_that_it_can_resume_much_later(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(cable_ping_interval=1)
+    with served(site.app) as port, Client(port) as client:
+        client.subscribe("posts/7")
+        site.broadcast("posts/8", "for others")
+        wanted = site.last_id()
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            opcode, payload = client.read_frame()
+            if opcode == 1 and payload == b'{"type":"position","id":%d}' % wanted:
+                return
+            if opcode == 9:
+                client.send_frame(0x8A)
+        pytest.fail("no position came")
+
+
+def test_clients_beyond_the_limit_get_503_and_places_become_free(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(cable_max_clients=2)
+    with served(site.app) as port:
+        with Client(port) as first, Client(port) as second:
+            with pytest.raises(Refused) as refused:
+                Client(port)
+            assert refused.value.status == 503
+            assert "retry-after: 5" in refused.value.response.lower()
+            first.subscribe("posts/7")
+            second.subscribe("posts/7")
+        wait_until(lambda: site.clients == 0)
+        with Client(port) as third:
+            third.subscribe("posts/7")
+
+
+def test_stopping_sends_every_client_away_with_1001(site: Site, port: int) -> None:
+    with Client(port) as first, Client(port) as second:
+        first.subscribe("posts/7")
+        second.subscribe("posts/8")
+        import threading
+
+        codes: list[int | None] = []
+        readers = [
+            threading.Thread(
+                target=lambda c=client: (codes.append(c.read_until_close()), c.close())
+            )
+            for client in (first, second)
+        ]
+        for reader in readers:
+            reader.start()
+        site.litestack.cable.stop()
+        for reader in readers:
+            reader.join()
+        assert codes == [1001, 1001]
+
+
+def test_the_loop_goes_on_after_an_error(site: Site, port: int) -> None:
+    with Client(port) as client:
+        client.subscribe("posts/7")
+        with site.app.app_context():
+            hub = site.litestack.cable.hub()
+        hub._call(lambda: 1 / 0)
+        site.broadcast("posts/7", "hello")
+        assert client.read()["data"] == "hello"
+
+
+# -- resuming -------------------------------------------------------------------------------------
+
+
+def test_a_client_that_comes_back_gets_what_it_missed_once_and_in_order(
+    site: Site, port: int
+) -> None:
+    with Client(port) as client:
+        since = client.subscribe("posts/7")["id"]
+    for number in range(20):
+        site.broadcast("posts/7", number)
+        site.broadcast("posts/8", -number)
+    with Client(port) as client:
+        assert client.subscribe("posts/7", since)["id"] == since
+        site.broadcast("posts/7", 20)
+        messages = [client.read() for _ in range(21)]
+        assert [message["data"] for message in messages] == list(range(21))
+        assert [m["id"] for m in messages] == sorted({m["id"] for m in messages})
+
+
+def test_resuming_while_messages_come_loses_none_and_repeats_none(site: Site, port: int) -> None:
+    import threading
+
+    total = 400
+    start = site.last_id()
+
+    def broadcast() -> None:
+        for number in range(total):
+            site.broadcast("posts/7", number)
+
+    publisher = threading.Thread(target=broadcast)
+    publisher.start()
+    got: list[int] = []
+    while len(got) < total:
+        with Client(port) as client:
+            client.subscribe("posts/7", start)
+            for _ in range(min(random.randint(1, 60), total - len(got))):
+                message = client.read()
+                got.append(message["data"])
+                start = message["id"]
+    publisher.join()
+    assert got == list(range(total))
+
+
+def test_who_was_away_for_too_long_is_told(make_site: Callable[..., Site]) -> None:
+    site = make_site(cable_log_size=20_000)
+    with served(site.app) as port:
+        since = site.last_id()
+        for number in range(1500):
+            site.broadcast("posts/7", number)
+        with Client(port) as client:
+            answer = client.subscribe("posts/7", since)
+            assert answer["id"] == site.last_id()
+            assert client.read() == {"type": "missed", "channel": "posts/7", "id": answer["id"]}
+            site.broadcast("posts/7", "from here on")
+            assert client.read()["data"] == "from here on"
+
+
+def test_an_id_of_another_log_counts_as_missed(site: Site, port: int) -> None:
+    with Client(port) as client:
+        client.subscribe("posts/7", site.last_id() + 1000)
+        assert client.read()["type"] == "missed"

@@ -1,0 +1,190 @@
+"""The hand-over, event streams and the script, over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import ssl
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simple_websocket import Client as ThreadClient
+from simple_websocket import ConnectionClosed
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from .client import Client, Refused, make_frame, wait_until
+from .conftest import Site, served
+
+
+def test_frames_sent_together_with_the_handshake_are_not_lost(site: Site, port: int) -> None:
+    early = make_frame(0x81, b'{"type":"subscribe","channel":"posts/7"}')
+    with Client(port, early=early) as client:
+        assert client.read()["type"] == "subscribed"
+
+
+def test_middleware_sees_a_clean_101(site: Site) -> None:
+    seen: list[str] = []
+
+    def generator_middleware(environ: Any, start_response: Any) -> Iterable[bytes]:
+        def start(status: str, headers: Any, exc_info: Any = None) -> Any:
+            seen.append(status)
+            return start_response(status, headers, exc_info)
+
+        body = site.app.wsgi_app(environ, start)
+        try:
+            yield from body
+        finally:
+            body.close()  # type: ignore[attr-defined]
+            seen.append("closed")
+
+    with served(ProxyFix(generator_middleware, x_for=1, x_host=1)) as port:
+        headers = {"X-Forwarded-Host": "example.org", "Origin": "https://example.org"}
+        with Client(port, headers=headers) as client:
+            client.subscribe("posts/7")
+            wait_until(lambda: "closed" in seen)
+            assert seen == ["101 SWITCHING PROTOCOLS", "closed"]
+            site.broadcast("posts/7", "hello")
+            assert client.read()["data"] == "hello"
+
+
+def test_a_page_request_on_the_websocket_url_explains_itself(site: Site, port: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    for path, status in (("/cable", 400), ("/cable?channel=nothing", 404)):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == status
+    connection.request("HEAD", "/cable")
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+class Events:
+    """An EventSource."""
+
+    def __init__(self, connection: http.client.HTTPConnection, path: str, **headers: str) -> None:
+        connection.request("GET", path, headers=headers)
+        self.response = connection.getresponse()
+        self.last_id = ""
+
+    def read(self) -> dict[str, Any]:
+        """Return the next message."""
+        data = None
+        while True:
+            line = self.response.readline().decode().rstrip("\n")
+            if line.startswith("id: "):
+                self.last_id = line[4:]
+            elif line.startswith("data: "):
+                data = line[6:]
+            elif not line and data is not None:
+                message: dict[str, Any] = json.loads(data)
+                return message
+
+
+@pytest.fixture
+def connection(port: int) -> Iterator[http.client.HTTPConnection]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    yield connection
+    connection.close()
+
+
+def test_an_event_stream_gets_the_same_messages(
+    site: Site, connection: http.client.HTTPConnection
+) -> None:
+    events = Events(connection, "/cable?channel=posts/7&channel=posts/12&channel=posts/8")
+    assert events.response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert [events.read()["type"] for _ in range(3)] == ["subscribed", "rejected", "subscribed"]
+    site.broadcast("posts/12", "secret")
+    site.broadcast("posts/8", "line\nbreak")
+    message = events.read()
+    assert message["data"] == "line\nbreak"
+    assert events.last_id == str(message["id"])
+    events.response.close()
+
+
+def test_an_event_stream_resumes_by_its_last_event_id(
+    site: Site, connection: http.client.HTTPConnection
+) -> None:
+    site.broadcast("posts/7", 1)
+    since = site.last_id()
+    site.broadcast("posts/7", 2)
+    site.broadcast("posts/7", 3)
+    events = Events(connection, "/cable?channel=posts/7", **{"Last-Event-ID": str(since)})
+    assert events.read()["type"] == "subscribed"
+    assert events.last_id == str(since)
+    assert [events.read()["data"] for _ in range(2)] == [2, 3]
+    events.response.close()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("tls")
+    files = (str(folder / "cert.pem"), str(folder / "key.pem"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        + ["-subj", "/CN=localhost", "-out", files[0], "-keyout", files[1]],
+        check=True,
+        capture_output=True,
+    )
+    return files
+
+
+def test_an_encrypted_connection_is_carried_by_a_thread(
+    site: Site, certificate: tuple[str, str]
+) -> None:
+    trusting = ssl.create_default_context(cafile=certificate[0])
+    trusting.check_hostname = False
+    with served(site.app, ssl_context=certificate) as port:
+        ws = ThreadClient.connect(f"wss://127.0.0.1:{port}/cable?user=ann", ssl_context=trusting)
+        ws.send('{"type":"subscribe",\n"channel":"posts/7"}')
+        assert json.loads(ws.receive(timeout=10))["type"] == "subscribed"
+        ws.send('{"type":"send","channel":"posts/7","data":"é"}')
+        wait_until(lambda: site.seen)
+        assert site.seen == [("ann", 7, "é")]
+        site.broadcast("posts/7", "hé")
+        assert json.loads(ws.receive(timeout=10))["data"] == "hé"
+
+        connection = http.client.HTTPSConnection("127.0.0.1", port, context=trusting, timeout=10)
+        events = Events(connection, "/cable?channel=posts/7")
+        assert events.read()["type"] == "subscribed"
+        site.broadcast("posts/7", "to both")
+        assert events.read()["data"] == json.loads(ws.receive(timeout=10))["data"] == "to both"
+
+        with site.app.app_context():
+            site.litestack.cable.disconnect("ann")
+        with pytest.raises(ConnectionClosed) as closed:
+            ws.receive(timeout=10)
+        assert closed.value.reason == 4001
+        events.response.close()
+        connection.close()
+
+
+def test_the_script_is_cached_for_ever_under_its_version(site: Site) -> None:
+    with site.app.test_request_context():
+        tag = str(site.litestack.cable.script())
+        assert site.app.jinja_env.from_string("{{ cable_script() }}").render() == tag
+    match = re.fullmatch(
+        r'<script src="(/cable/cable-\w+\.js)" data-url="/cable" defer></script>', tag
+    )
+    assert match is not None
+    client = site.app.test_client()
+    response = client.get(match[1])
+    assert response.mimetype == "text/javascript"
+    assert "immutable" in response.headers["Cache-Control"]
+    old = client.get("/cable/cable-0123456789ab.js")
+    assert (old.status_code, old.data) == (200, response.data)
+    assert old.headers["Cache-Control"] == "no-store"
+    source = Path(__file__).parents[2] / "flask_litestack/cable/static/cable.js"
+    assert response.data == source.read_bytes()
+
+
+def test_clients_are_refused_while_there_is_no_room(make_site: Callable[..., Site]) -> None:
+    site = make_site(cable_max_clients=0)
+    with served(site.app) as port:
+        with pytest.raises(Refused) as refused:
+            Client(port)
+        assert refused.value.status == 503
