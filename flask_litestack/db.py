@@ -179,16 +179,23 @@ class Database:
             del session.info[_BLOCK]
             connection.end_read()
 
-    def after_commit(self, function: Callable[[], object]) -> None:
+    def after_commit(
+        self, function: Callable[[], object], *, before: Callable[[], object] | None = None
+    ) -> None:
         """Call ``function`` after the session's transaction is committed.
 
         At once if the session has neither uncommitted changes nor an explicit transaction; never
         if the transaction, or the savepoint this was called in, is rolled back. It runs on the
         committing thread and must not use the session; an exception in it is logged.
+
+        :param before: called right before the COMMIT, or right before ``function``. It must not
+            use the session either; an exception in it keeps the transaction from being committed.
         """
         if self.joins():
-            self._raw(self.session).after_commit(function)
+            self._raw(self.session).after_commit(function, before=before)
         else:
+            if before is not None:
+                before()
             function()
 
     def joins(self) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy import MetaData
 
 from . import config
 from .cable import Cable
+from .cache.cache import Cache
 from .config import Settings
 from .db import Database, tune_with
 from .errors import ConfigError
@@ -35,6 +36,7 @@ class Litestack:
         self._prepared: WeakKeyDictionary[Flask, bool] = WeakKeyDictionary()
         self._mutex = threading.Lock()
         self.db = Database(self._usable_settings, metadata, db)
+        self.cache = Cache()
         self.cable = Cable(self._usable_settings, self.db)
         self.channel = self.cable.channel
 
@@ -54,6 +56,7 @@ class Litestack:
             self._adopt(app, settings)
         else:
             app.teardown_appcontext(self._close_session)
+        self.cache.init_app(app)
         self.cable.init_app(app, settings)
         self._settings[app] = settings
         app.extensions[NAME] = self

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from weakref import WeakSet
 
 from ..errors import LockError, ReadOnlyError, StaleSnapshotError, StoreError, TransactionError
@@ -143,6 +143,13 @@ class Cursor(driver.Cursor):
         return next(self._rows)
 
 
+class Work(NamedTuple):
+    """What is to be done around a commit."""
+
+    function: Callable[[], object]
+    before: Callable[[], object] | None
+
+
 class Connection(driver.Connection):
     """See the module's docstring. Made by :func:`connect`."""
 
@@ -160,7 +167,7 @@ class Connection(driver.Connection):
         self._aborted = ""
         self._closed = False
         # Work for after the commit: of the transaction first, then of each open savepoint.
-        self._after: list[tuple[str, list[Callable[[], object]]]] = [("", [])]
+        self._after: list[tuple[str, list[Work]]] = [("", [])]
         _open_connections.add(self)
 
     # -- what a caller uses beyond the DB-API ------------------------------------------------
@@ -212,15 +219,20 @@ class Connection(driver.Connection):
     @property
     def awaits_commit(self) -> bool:
         """Whether something is to be done after the commit."""
-        return any(functions for _, functions in self._after)
+        return any(works for _, works in self._after)
 
-    def after_commit(self, function: Callable[[], object]) -> None:
+    def after_commit(
+        self, function: Callable[[], object], *, before: Callable[[], object] | None = None
+    ) -> None:
         """Call ``function`` once the transaction is committed, never if it is rolled back.
 
         It belongs to the innermost open savepoint and is dropped with it. It runs on the
         committing thread, after the write lock is free; an exception is logged.
+
+        :param before: called right before the COMMIT, under the write lock; an exception in it
+            keeps the transaction from being committed.
         """
-        self._after[-1][1].append(function)
+        self._after[-1][1].append(Work(function, before))
 
     def tune(
         self,
@@ -308,6 +320,10 @@ class Connection(driver.Connection):
         if self._aborted:
             self._refuse_aborted()
         self._close_cursors()
+        for _, works in self._after:
+            for work in works:
+                if work.before is not None:
+                    work.before()
         try:
             super().commit()
         except BaseException:
@@ -541,10 +557,10 @@ class Connection(driver.Connection):
             return
         if wrote:
             self._note_commit()
-        for _, functions in after:
-            for function in functions:
+        for _, works in after:
+            for work in works:
                 try:
-                    function()
+                    work.function()
                 except Exception:
                     # The commit stands; an error here must not look like a failed commit.
                     log.exception("work after the commit failed")
@@ -566,8 +582,8 @@ class Connection(driver.Connection):
             del self._after[level + 1 :]
             self._after[level] = (name, [])
             return
-        for _, functions in self._after[level:]:
-            self._after[level - 1][1].extend(functions)
+        for _, works in self._after[level:]:
+            self._after[level - 1][1].extend(works)
         del self._after[level:]
         if not self.in_transaction:  # the release of an outermost savepoint commits
             self._finish(committed=True)
