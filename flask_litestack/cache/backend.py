@@ -126,13 +126,17 @@ class SQLiteCache(BaseCache):
             return None
         try:
             value = self._store.get(number, stored, self._clock())
+            if isinstance(value, bytes):
+                return pickle.loads(value)
         except TROUBLE as error:
             self._complain("read", error)
             value = None
+        except Exception as error:  # of the value's class: it may be another release's
+            self._complain("unpickle", error)
+            value = None
         if value is None:
             self._contexts.current().missed(number)
-            return None
-        return self._loads(value) if isinstance(value, bytes) else value
+        return value
 
     def get_many(self, *keys: str) -> list[Any]:
         """Return the values of several keys, None for each that is missing."""
@@ -180,13 +184,48 @@ class SQLiteCache(BaseCache):
         :param since: ``time.monotonic_ns()`` of the beginning of the computation of ``value``, if
             it is the result of one although no get() has missed.
         """
-        return bool(self._put({key: value}, timeout, stale, since))
+        entry = self._entry(key, value, timeout, stale)
+        if entry is None:
+            self.delete(key)
+            return False
+        context = self._contexts.current()
+        number = entry.number
+        if self._pending and context.hides(number):
+            return False
+        lease = context.lease(number, since)
+        try:
+            stored = self._store.put(entry, lease)
+        except TROUBLE as error:
+            self._complain("write", error)
+            return False
+        if lease is None:
+            context.changed(number, time.monotonic_ns())
+        return stored
 
     def set_many(
         self, mapping: dict[str, Any], timeout: Any = None, *, since: int = 0
     ) -> list[str]:
         """Store several values in one transaction; return the keys that were stored."""
-        return self._put(mapping, timeout, 0, since)
+        context = self._contexts.current()
+        leased = []
+        names = {}
+        for key, value in mapping.items():
+            entry = self._entry(key, value, timeout)
+            if entry is None:
+                self.delete(key)
+            elif not (self._pending and context.hides(entry.number)):
+                leased.append((entry, context.lease(entry.number, since)))
+                names[entry.key] = key
+        try:
+            stored = self._store.put_many(leased)
+        except TROUBLE as error:
+            self._complain("write", error)
+            return []
+        now = time.monotonic_ns()
+        for entry, lease in leased:
+            if lease is None:
+                context.changed(entry.number, now)
+        return [names[key] for key in stored]
 
     def add(self, key: str, value: Any, timeout: Any = None) -> bool:
         """Store a value unless the key is there; return whether it was stored."""
@@ -355,31 +394,6 @@ class SQLiteCache(BaseCache):
         expires = self._clock() + seconds if seconds else FOR_EVER
         entry = Entry(number, stored, expires, expires + stale, self._dumps(value))
         return entry if seconds >= 0 else None
-
-    def _put(self, mapping: dict[str, Any], timeout: Any, stale: float, since: int) -> list[str]:
-        context = self._contexts.current()
-        leased = []
-        names = {}
-        for key, value in mapping.items():
-            entry = self._entry(key, value, timeout, stale)
-            if entry is None:
-                self.delete(key)
-            elif not (self._pending and context.hides(entry.number)):
-                leased.append((entry, context.lease(entry.number, since)))
-                names[entry.key] = key
-        now = time.monotonic_ns()
-        try:
-            if len(leased) == 1:
-                stored = [leased[0][0].key] if self._store.put(*leased[0]) else []
-            else:
-                stored = self._store.put_many(leased)
-        except TROUBLE as error:
-            self._complain("write", error)
-            return []
-        for entry, lease in leased:
-            if lease is None:
-                context.changed(entry.number, now)
-        return [names[key] for key in stored]
 
     def _look_up(self, number: int, stored: bytes, now: float) -> tuple[bytes | int, float] | None:
         if self._pending and self._contexts.current().hides(number):

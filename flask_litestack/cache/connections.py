@@ -33,6 +33,9 @@ class Connection(driver.Connection):
     home: list[Connection]
     """The idle connections that it belongs to: of one process and one file."""
 
+    run: Callable[..., driver.Cursor]
+    """``execute`` of one cursor, used again and again: a new one each time costs a fifth."""
+
 
 COUNTERS = ("hits", "misses", "writes", "refused", "evictions")
 
@@ -75,6 +78,7 @@ class Pool:
             guard.watch(self._path, connection)
         _never_close(connection)
         connection.home = self.idle
+        connection.run = connection.cursor().execute
         self.all.append(connection)
         return connection
 

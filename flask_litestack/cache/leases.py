@@ -24,8 +24,8 @@ from flask import Flask, appcontext_pushed, g, has_app_context
 #: Seconds after which the leases of a context are no longer as old as the context.
 LONG = 60.0
 
-#: Misses remembered by a thread without an app context.
-REMEMBERED = 1000
+#: Misses, and own changes, that a context remembers.
+REMEMBERED = 10_000
 
 _BEGAN = "_litestack_context_began"
 _NEVER = -(1 << 62)
@@ -48,7 +48,10 @@ class Context:
 
     def missed(self, number: int) -> None:
         """Hand out a lease."""
-        self._missed[number] = self._lease_from(time.monotonic_ns(), number)
+        missed = self._missed
+        missed[number] = self._lease_from(time.monotonic_ns(), number)
+        if len(missed) > REMEMBERED:
+            del missed[next(iter(missed))]
 
     def lease(self, number: int, since: int = 0) -> int | None:
         """Take the lease of an entry back: the time it began, or None if there was no miss.
@@ -62,7 +65,11 @@ class Context:
 
     def changed(self, number: int, when: int) -> None:
         """Note a set without a lease, or a delete, by this context."""
-        self._own[number] = when + 1
+        if when - self._began < LONG * 1e9:
+            self._own[number] = when + 1
+            if len(self._own) > REMEMBERED:
+                self._began = _NEVER  # it is at work on something big: a long one before its time
+                self._own.clear()
 
     def hide(self, pending: Pending) -> None:
         """Let what ``pending`` will delete be missing in this context, for as long as it waits."""
@@ -102,7 +109,7 @@ class Contexts:
                 setattr(g, self._name, context)
             return context
         context = getattr(self._threads, "context", None)
-        if context is None or len(context._missed) > REMEMBERED:
+        if context is None:
             context = self._threads.context = Context(_NEVER)
         return context
 

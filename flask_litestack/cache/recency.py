@@ -28,10 +28,12 @@ TICKS = 32
 #: Times are compared modulo this; an entry not used for four turnovers is long gone.
 _WRAP = 128
 
-_HEAD = 4096
+#: Where the slots begin: the one of an entry is at ``HEAD + (id & mask)``.
+HEAD = 4096
 _BOOT = slice(64, 128)
 _WRITTEN = 0  # bytes written so far: an unsigned 64-bit integer
-_NOW = 8  # the time of now, as it is stored: shifted by one bit
+#: Where the present time is, as it is stored: shifted by one bit.
+NOW = 8
 
 
 class Recency:
@@ -47,11 +49,10 @@ class Recency:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             # Real blocks, not a hole: storing into a hole on a full disk would be a SIGBUS.
-            _allocate(fd, _HEAD + slots)
-            self.table = mmap.mmap(fd, _HEAD + slots)
+            _allocate(fd, HEAD + slots)
+            self.table = mmap.mmap(fd, HEAD + slots)
         finally:
             os.close(fd)
-        #: A slot is ``HEAD + (id & mask)``.
         self.mask = slots - 1
         self._written = memoryview(self.table).cast("Q")
         self._tick_bytes = max(1, size // TICKS)
@@ -69,21 +70,21 @@ class Recency:
     def read(self, number: int) -> None:
         """Note that the entry was read."""
         table = self.table
-        table[_HEAD + (number & self.mask)] = table[_NOW] | 1
+        table[HEAD + (number & self.mask)] = table[NOW] | 1
 
     def wrote(self, number: int, size: int) -> None:
         """Note that the entry was written; call it while writing is yours alone."""
         self._written[_WRITTEN] += size
         now = (self._written[_WRITTEN] // self._tick_bytes) % _WRAP << 1
-        self.table[_NOW] = now
-        self.table[_HEAD + (number & self.mask)] = now
+        self.table[NOW] = now
+        self.table[HEAD + (number & self.mask)] = now
 
     def oldest_first(self, numbers: Iterable[int]) -> list[int]:
         """Sort entries by how little they will be missed."""
-        table, mask, now = self.table, self.mask, self.table[_NOW] >> 1
+        table, mask, now = self.table, self.mask, self.table[NOW] >> 1
 
         def age(number: int) -> int:
-            stamp = table[_HEAD + (number & mask)]
+            stamp = table[HEAD + (number & mask)]
             ticks = (now - (stamp >> 1)) % _WRAP + 1
             return ticks if stamp & 1 else 2 * ticks
 

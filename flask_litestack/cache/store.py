@@ -11,13 +11,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from mmap import mmap
 from pathlib import Path
 from typing import NamedTuple
 
 from ..sqlite import driver
 from .connections import COUNTERS, Connection
 from .file import ALL, PAGE, SLOTS, CacheFile, is_corrupt, is_full
-from .recency import Recency
+from .recency import HEAD, NOW, Recency
 
 #: Seconds to wait for another writer. After that a set is dropped.
 WAIT = 1.0
@@ -133,6 +134,8 @@ class Store:
         self._closed_until = 0.0
         self._recency: Recency
         self._read: Callable[[int], None]
+        self._table: mmap
+        self._mask: int
         self._flushed: dict[Connection, tuple[int, ...]] = {}
         #: Bytes to evict for two bytes to write; 0 while there is room.
         self._eager = 0
@@ -143,17 +146,24 @@ class Store:
 
     def get(self, number: int, key: bytes, now: float) -> bytes | int | None:
         """Return the stored value, or None for a miss."""
-        connection = self._take(now)
+        # Every cache hit runs through here, so this is written for speed: the key is compared
+        # here rather than by SQLite, and the calls of the other methods are spelt out.
+        if not self._looked_at <= now < self._looked_at + LOOK:
+            self._look(now)
         try:
-            row = connection.execute(
-                "SELECT value FROM entries WHERE id = ? AND key = ? AND expires > ?",
-                (number, key, now),
+            connection = self._pool.idle.pop()
+        except IndexError:
+            connection = self._open(now)
+        try:
+            row = connection.run(
+                "SELECT value, key FROM entries WHERE id = ? AND expires > ?", (number, now)
             ).fetchone()
-            if row is None:
+            if row is None or row[1] != key:
                 connection.misses += 1
                 return None
             connection.hits += 1
-            self._read(number)
+            table = self._table
+            table[HEAD + (number & self._mask)] = table[NOW] | 1
             value: bytes | int = row[0]
             return value
         except driver.Error as error:
@@ -209,15 +219,15 @@ class Store:
     def put(self, entry: Entry, lease: int | None) -> bool:
         """Store an entry. False if its key was deleted or set after the lease began."""
         if lease is None:
-            changed, _ = self._write(entry, _PUT, time.monotonic_ns())
+            changed, _ = self._write(_PUT, (*entry, time.monotonic_ns()), entry)
         else:
-            changed, _ = self._write(entry, _PUT_LEASED, lease)
+            changed, _ = self._write(_PUT_LEASED, (*entry, lease), entry)
         return changed
 
     def add(self, entry: Entry, lease: int | None, now: float) -> bool:
         """Store an entry unless its key is there."""
         written = time.monotonic_ns()
-        changed, _ = self._write(entry, _ADD, written if lease is None else lease, now)
+        changed, _ = self._write(_ADD, (*entry, written if lease is None else lease, now), entry)
         return changed
 
     def increase(self, entry: Entry, now: float) -> int | None:
@@ -225,7 +235,7 @@ class Store:
 
         Returns the sum; None if what is there is not a small integer.
         """
-        _, rows = self._write(entry, _INCREASE, time.monotonic_ns(), now, _INT64)
+        _, rows = self._write(_INCREASE, (*entry, time.monotonic_ns(), now, _INT64), entry)
         return rows[0][0] if rows else None
 
     def update(
@@ -333,8 +343,11 @@ class Store:
 
     def flush(self, now: float) -> None:
         """Add what this process counted to the file's counters."""
-        with self._turn(now):
+        self._take_turn(now)
+        try:
             self._flush(now)
+        finally:
+            self._mutex.release()
 
     def _flush(self, now: float) -> None:
         self._flushed_at = now
@@ -389,7 +402,8 @@ class Store:
             raise
         recency = self.file.recency
         assert recency is not None  # made by the first open()
-        self._read, self._recency = recency.read, recency
+        self._recency, self._read = recency, recency.read
+        self._table, self._mask = recency.table, recency.mask
         return connection
 
     @contextmanager
@@ -406,20 +420,19 @@ class Store:
     @contextmanager
     def _writing(self, now: float) -> Iterator[Connection]:
         """Begin a transaction in turn; it ends with the block."""
-        with self._turn(now), self._transaction(now) as connection:
-            yield connection
+        self._take_turn(now)
+        try:
+            with self._transaction(now) as connection:
+                yield connection
+        finally:
+            self._mutex.release()
 
-    @contextmanager
-    def _turn(self, now: float) -> Iterator[None]:
+    def _take_turn(self, now: float) -> None:
         # Threads of a process queue here: SQLite's own waiting sleeps a millisecond and more.
         if not self._looked_at <= now < self._looked_at + LOOK:
             self._look(now)  # before the turn is ours, because it may flush
-        if not self._mutex.acquire(timeout=WAIT):
+        if not self._mutex.acquire(blocking=False) and not self._mutex.acquire(timeout=WAIT):
             raise Unavailable("another thread has been writing to the cache for too long")
-        try:
-            yield
-        finally:
-            self._mutex.release()
 
     @contextmanager
     def _transaction(self, now: float) -> Iterator[Connection]:
@@ -432,38 +445,66 @@ class Store:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
-    def _write(self, entry: Entry, sql: str, *more: float) -> tuple[bool, list[tuple[int]]]:
+    def _write(
+        self, sql: str, bound: tuple[object, ...], entry: Entry
+    ) -> tuple[bool, list[tuple[int]]]:
         """Run one statement that stores an entry; return whether it did, and what it returned."""
         now = self._clock()
-        with self._turn(now), self._taken(now) as connection:
-            for attempt in range(ATTEMPTS):
+        self._take_turn(now)
+        try:
+            connection = self._take(now)
+            try:
                 try:
-                    return self._write_once(connection, entry, sql, more)
+                    return self._write_once(connection, sql, bound, entry)
                 except driver.OperationalError as error:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    if not is_full(error) or attempt == ATTEMPTS - 1:
-                        raise
-                    self._make_much_room(connection, entry, attempt)
-        raise AssertionError("unreachable")
+                    return self._write_full(connection, sql, bound, entry, error)
+            except driver.Error as error:
+                self._failed(connection, error)
+                raise
+            finally:
+                connection.home.append(connection)
+        finally:
+            self._mutex.release()
 
     def _write_once(
-        self, connection: Connection, entry: Entry, sql: str, more: tuple[float, ...]
+        self, connection: Connection, sql: str, bound: tuple[object, ...], entry: Entry
     ) -> tuple[bool, list[tuple[int]]]:
-        crowded = self._eager > 0
+        crowded = self._eager
         if crowded:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.run("BEGIN IMMEDIATE")
             self._make_room(connection, entry)
-        cursor = connection.execute(sql, (*entry, *more))
-        rows = cursor.fetchall() if cursor.description else []
-        changed = cursor.rowcount > 0 or bool(rows)
+        cursor = connection.run(sql, bound)
+        # rowcount of a RETURNING is not the same in all versions of the driver
+        rows = cursor.fetchall() if sql is _INCREASE else []
+        changed = bool(rows) or cursor.rowcount > 0
         if changed:
             self._wrote(connection, entry)
         elif sql is _PUT_LEASED:
             connection.refused += 1
         if crowded:
-            connection.execute("COMMIT")
+            connection.run("COMMIT")
         return changed, rows
+
+    def _write_full(
+        self,
+        connection: Connection,
+        sql: str,
+        bound: tuple[object, ...],
+        entry: Entry,
+        error: driver.OperationalError,
+    ) -> tuple[bool, list[tuple[int]]]:
+        """Try again in a file that has met its cap, evicting more each time."""
+        for attempt in range(ATTEMPTS):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if not is_full(error):
+                break
+            self._make_much_room(connection, entry, attempt)
+            try:
+                return self._write_once(connection, sql, bound, entry)
+            except driver.OperationalError as again:
+                error = again
+        raise error
 
     # -- room ---------------------------------------------------------------------------------
 
