@@ -54,7 +54,6 @@ class Client:
         "silence",
         "state",
         "subscriptions",
-        "told",
         "user",
         "watched",
     )
@@ -78,8 +77,6 @@ class Client:
         self.silence = 0
         #: Pings without any subscription.
         self.idle = 0
-        #: The last position it was told.
-        self.told = 0
         #: The events that the selector watches for.
         self.watched = 0
 

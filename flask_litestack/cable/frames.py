@@ -89,14 +89,10 @@ def frame(opcode: Opcode, payload: bytes) -> bytes:
     return struct.pack("!BBQ", first, 127, size) + payload
 
 
-def keep_alive(kind: Kind, text: bytes | None, event_id: int) -> bytes:
-    """Build what is sent to a quiet client: a ping, with ``text`` if there is any."""
-    if kind is Kind.WEBSOCKET:
-        return PING if text is None else PING + encode(kind, text)
-    if kind is Kind.LINES:
-        return b"" if text is None else encode(kind, text)
-    # An event without data is not dispatched, but its id is remembered (HTML, section 9.2.6).
-    return b": ping\n\n" if text is None else b"id: %d\n\n" % event_id
+def keep_alive(kind: Kind, text: bytes, event_id: int) -> bytes:
+    """Build what a client is sent regularly: the position, and a ping where there are pings."""
+    framed = encode(kind, text, event_id)
+    return PING + framed if kind is Kind.WEBSOCKET else framed
 
 
 def closing(kind: Kind, code: int, reason: str = "") -> bytes:

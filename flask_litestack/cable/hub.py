@@ -579,12 +579,9 @@ class Hub:
         now = int(time.monotonic())
         due = [second for second in self._to_ping if second <= now]
         position = self._deliveries[0][1].id - 1 if self._deliveries else self._position
-        told = protocol.position(position)
-        frames = {
-            (kind, with_position): keep_alive(kind, told if with_position else None, position)
-            for kind in Kind
-            for with_position in (False, True)
-        }
+        # The position lets a client resume whose channels are quiet for longer than messages are
+        # kept, and lets a page hear that the server is there: it does not see pings.
+        frames = {kind: keep_alive(kind, protocol.position(position), position) for kind in Kind}
         for client in itertools.chain.from_iterable(self._to_ping.pop(second) for second in due):
             if client.state is not State.OPEN:
                 continue
@@ -598,10 +595,8 @@ class Hub:
             if client.idle >= 2:
                 self._close(client, Close.NORMAL, "no subscription")
                 continue
-            tell = bool(client.subscriptions) and client.told != position
-            client.told = position
             self._ping_later(client, self._ping_interval)
-            self._send_bytes(client, frames[client.kind, tell])
+            self._send_bytes(client, frames[client.kind])
 
     def _sign_out(self, user: str, message_id: int) -> None:
         now = time.monotonic()

@@ -6,10 +6,13 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from flask import Response, abort, url_for
+from flask import Response, abort, current_app, url_for
 from markupsafe import Markup
 
 ENDPOINT = "litestack_cable_script"
+
+#: Ping intervals without a word from the server after which the script connects anew.
+SILENCE = 2.5
 
 _PATH = Path(__file__).with_name("static") / "cable.js"
 
@@ -17,8 +20,9 @@ _PATH = Path(__file__).with_name("static") / "cable.js"
 def tag() -> Markup:
     """Return the script element; it needs no inline code, so ``script-src 'self'`` allows it."""
     source = url_for(ENDPOINT, version=_version())
-    return Markup('<script src="{}" data-url="{}" defer></script>').format(
-        source, url_for("litestack_cable")
+    silence = SILENCE * current_app.extensions["litestack"].settings.cable_ping_interval
+    return Markup('<script src="{}" data-url="{}" data-silence="{:g}" defer></script>').format(
+        source, url_for("litestack_cable"), silence
     )
 
 

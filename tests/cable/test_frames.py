@@ -49,7 +49,7 @@ def test_frames_have_the_right_length_field(size: int) -> None:
 def test_an_event_has_its_id_and_no_bare_line_break() -> None:
     assert encode(Kind.EVENTS, b'{"a":1}', 7) == b'id: 7\ndata: {"a":1}\n\n'
     assert encode(Kind.EVENTS, b"{\n}") == b"data: {\ndata: }\n\n"
-    assert keep_alive(Kind.EVENTS, b"...", 9) == b"id: 9\n\n"
+    assert keep_alive(Kind.EVENTS, b"{}", 9) == b"id: 9\ndata: {}\n\n"
 
 
 def test_a_reason_is_cut_to_what_a_close_frame_holds() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -239,10 +241,8 @@ def test_a_flood_of_pings_and_of_subscribes_stalls_nobody_else(
         rest = memoryview(flood)
         slowest = 0.0
         for number in range(50):
-            try:
+            with suppress(BlockingIOError):
                 rest = rest[flooding.socket.send(rest) :]
-            except BlockingIOError:
-                pass
             before = time.monotonic()
             site.broadcast("posts/7", number)
             assert other.read()["data"] == number
@@ -381,15 +381,13 @@ def test_stopping_sends_every_client_away_with_1001(site: Site, port: int) -> No
     with Client(port) as first, Client(port) as second:
         first.subscribe("posts/7")
         second.subscribe("posts/8")
-        import threading
-
         codes: list[int | None] = []
-        readers = [
-            threading.Thread(
-                target=lambda c=client: (codes.append(c.read_until_close()), c.close())
-            )
-            for client in (first, second)
-        ]
+
+        def read(client: Client) -> None:
+            codes.append(client.read_until_close())
+            client.close()
+
+        readers = [threading.Thread(target=read, args=(client,)) for client in (first, second)]
         for reader in readers:
             reader.start()
         site.litestack.cable.stop()
@@ -428,8 +426,6 @@ def test_a_client_that_comes_back_gets_what_it_missed_once_and_in_order(
 
 
 def test_resuming_while_messages_come_loses_none_and_repeats_none(site: Site, port: int) -> None:
-    import threading
-
     total = 400
     start = site.last_id()
 
