@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,6 +14,8 @@ from .cache.cache import Cache
 from .config import Settings
 from .db import Database, tune_with
 from .errors import ConfigError
+from .jobs.queue import JobQueue
+from .process.mutex import Mutex
 from .sqlite import filesystem
 
 NAME = "litestack"
@@ -34,9 +35,11 @@ class Litestack:
         self._adopted = db
         self._settings: WeakKeyDictionary[Flask, Settings] = WeakKeyDictionary()
         self._prepared: WeakKeyDictionary[Flask, bool] = WeakKeyDictionary()
-        self._mutex = threading.Lock()
+        self._mutex = Mutex()
         self.db = Database(self._usable_settings, metadata, db)
         self.cache = Cache()
+        self.jobs = JobQueue(self._usable_settings, self.db)
+        self.task = self.jobs.task
         self.cable = Cable(self._usable_settings, self.db)
         self.channel = self.cable.channel
 

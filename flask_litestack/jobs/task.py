@@ -1,0 +1,226 @@
+"""A declared function, and calls of it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import update_wrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
+
+from ..errors import ArgumentsError, ConfigError
+from . import arguments
+from .claims import ANY_QUEUE
+from .cron import Schedule
+from .job import Job
+from .retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from .queue import JobQueue
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Unique = Literal[False, "queued", "queued or running"]
+
+_UNIQUE: tuple[Unique, ...] = (False, "queued", "queued or running")
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What ``@litestack.task(...)`` says about every job of a task."""
+
+    name: str
+    policy: RetryPolicy
+    timeout: float | None
+    cron: str | None
+    timezone: str | None
+    unique: Unique
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What ``.using(...)`` may change for a single job."""
+
+    queue: str = "default"
+    priority: int = 0
+    run_after: timedelta | datetime | float | None = None
+    retries: int | None = None
+    unique_key: str | None = None
+    after_commit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A task with its arguments, to be enqueued: the arguments are checked and JSON already."""
+
+    declaration: Declaration
+    options: Options
+    arguments: str
+
+
+class Task(Generic[P, R]):
+    """A function that can be called now, or enqueued as a job. Made by ``@litestack.task``."""
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        queue: JobQueue,
+        declaration: Declaration,
+        options: Options,
+    ) -> None:
+        update_wrapper(self, function)
+        self.function = function
+        self.declaration = declaration
+        self.options = options
+        self._queue = queue
+        self._signature = inspect.signature(function)
+        self._bounds = _positional_bounds(self._signature)
+
+    @property
+    def name(self) -> str:
+        """The name that is stored with its jobs: "module.function" unless ``name=`` was given."""
+        return self.declaration.name
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now."""
+        return self.function(*args, **kwargs)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Have a worker run the function; return the job.
+
+        Inside a job, in ``db.write()``, in an explicit ``session.begin()`` and when the session
+        has uncommitted changes, the job is part of that transaction: it exists when that commits,
+        and not if it is rolled back. Otherwise it is stored at once.
+
+        :raises ArgumentsError: if the arguments do not fit the function, or are not JSON.
+        """
+        return self._queue.enqueue(self.call(*args, **kwargs))
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """Prepare a call for ``litestack.jobs.enqueue_many()``.
+
+        :raises ArgumentsError: if the arguments do not fit the function, or are not JSON.
+        """
+        self._check(args, kwargs)
+        text = arguments.encode(self.declaration.name, args, kwargs)
+        return Call(self.declaration, self.options, text)
+
+    def using(
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        run_after: timedelta | datetime | float | None = None,
+        retries: int | None = None,
+        unique_key: str | None = None,
+        after_commit: bool | None = None,
+    ) -> Task[P, R]:
+        """Return the task with other options for the jobs that are enqueued through it.
+
+        :param priority: the higher, the sooner.
+        :param run_after: when, as an aware datetime; or how long from now, as a timedelta or
+            seconds.
+        :param retries: how often a failed attempt is repeated.
+        :param unique_key: what an equal job would have in common with it, by default its
+            arguments. For a task declared without ``unique=`` it means ``unique="queued"``.
+        :param after_commit: wait for the session's next commit, whatever state it is in.
+        """
+        changes: dict[str, Any] = {
+            "queue": None if queue is None else check_queue(queue),
+            "priority": priority,
+            "run_after": run_after,
+            "retries": retries,
+            "unique_key": unique_key,
+            "after_commit": after_commit,
+        }
+        if isinstance(run_after, datetime) and run_after.tzinfo is None:
+            raise ValueError("run_after= needs an aware datetime, e.g. datetime.now(UTC) + ...")
+        if retries is not None and retries < 0:
+            raise ValueError("retries= is a number of at least 0")
+        given = {name: value for name, value in changes.items() if value is not None}
+        return Task(self.function, self._queue, self.declaration, replace(self.options, **given))
+
+    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._bounds is not None and not kwargs:
+            least, most = self._bounds
+            if least <= len(args) <= most:
+                return
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentsError(f"{self.name}{self._signature} cannot be enqueued: {error}") from (
+                None
+            )
+
+
+def check_queue(name: str) -> str:
+    """Return the name of a queue if it is one.
+
+    :raises ConfigError: if it is not.
+    """
+    if not name or name == ANY_QUEUE or "," in name or name != name.strip():
+        raise ConfigError(f"{name!r} cannot be the name of a queue.")
+    return name
+
+
+def declare(
+    function: Callable[..., Any],
+    *,
+    name: str | None,
+    retries: int | RetryPolicy | None,
+    timeout: float | None,
+    cron: str | None,
+    timezone: str | None,
+    unique: Unique,
+) -> Declaration:
+    """Check what ``@litestack.task`` was given.
+
+    :raises ConfigError: naming the parameter that is wrong.
+    """
+    name = name or _name(function)
+    if timeout is not None and timeout <= 0:
+        raise ConfigError(f"task {name}: timeout= is a number of seconds above 0, or None.")
+    if unique not in _UNIQUE:
+        raise ConfigError(f"task {name}: unique= is one of {', '.join(map(repr, _UNIQUE))}.")
+    if cron is not None:
+        Schedule(cron, timezone or "UTC")
+        try:
+            inspect.signature(function).bind()
+        except TypeError as error:
+            raise ConfigError(
+                f"task {name} has cron=, which calls it without arguments: {error}."
+            ) from None
+    policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(limit=retries)
+    return Declaration(name, policy, timeout, cron, timezone, unique)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    module = function.__module__
+    if module == "__main__":
+        # `python app.py` and `flask --app app` must mean the same task.
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        module = spec.name if spec else Path(getattr(main, "__file__", "") or "__main__").stem
+    return f"{module}.{function.__qualname__}"
+
+
+def _positional_bounds(signature: inspect.Signature) -> tuple[int, int] | None:
+    """Return how few and how many positional arguments fit; None if that is not all there is."""
+    parameters: Iterable[inspect.Parameter] = signature.parameters.values()
+    least = most = 0
+    for parameter in parameters:
+        if parameter.kind not in (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        ):
+            return None
+        most += 1
+        least += parameter.default is inspect.Parameter.empty
+    return least, most

@@ -1,0 +1,673 @@
+"""A worker process: one thread that claims and acknowledges, and some that run jobs.
+
+The dispatcher, on the thread that calls :meth:`Worker.run`, does everything that touches the
+queue: one transaction acknowledges what has ended and claims what comes next. Between two of
+them it sleeps until somebody wakes it: a datagram of whoever enqueued a job, a thread that has
+finished one, the death of another worker, or the time of the next scheduled job. A slow look at
+the tables (the sweep) makes good for wake-ups that were lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from flask import Flask
+
+from ..errors import JobTimeout, LockError
+from ..process.bell import Bell
+from ..process.liveness import Life, is_alive
+from ..process.wakeup import Mailbox, wake
+from ..sqlite import driver
+from . import board
+from .batch import BatchSize
+from .board import Board
+from .claims import Claim, Claims, Outcome, Retention
+from .current import CurrentJob
+from .peers import Peers
+from .queue import CONTROL, JOBS, WORKER, JobQueue
+from .runner import Runner, watching_commits
+from .timetable import Timetable
+
+log = logging.getLogger("flask_litestack.jobs")
+
+#: Seconds between two looks at the tables without being woken.
+SWEEP = 5.0
+
+#: Seconds that the end of a short job waits for others to be acknowledged with.
+GROUPING = 0.002
+
+#: Seconds that a claimed job may wait for a thread before it is put back.
+PATIENCE = 0.01
+
+#: Seconds between two tries to stop a job at its timeout, and until it is given up.
+INSIST = 1.0
+GIVE_UP = 5.0
+
+#: Jobs that did not stop may occupy so many threads, beyond those that work.
+SPARE = 32
+
+#: Bounds in seconds of the wait before another try when the database is not well.
+RETRY_FIRST = 0.05
+RETRY_LONGEST = 2.0
+
+#: Seconds between two runs of PRAGMA optimize.
+OPTIMIZE = 3600.0
+
+#: The exit code that asks for another process in the place of this one.
+EXIT_REPLACE = 75
+
+_now = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a worker is."""
+
+    succeeded: int
+    failed: int
+
+
+class Worker:
+    """Runs jobs of an app until :meth:`stop`, or until there are none with ``drain``.
+
+    :param queues: names, the most urgent first; ``*`` stands for all others.
+    :param threads: jobs that run at the same time.
+    :param drain: end as soon as no job is ready.
+    :param supervised: somebody starts another process when this one ends, so it may end to get
+        rid of a job that does not stop.
+    :param tick: called by the dispatcher whenever it wakes up.
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        jobs: JobQueue,
+        *,
+        queues: Sequence[str],
+        threads: int,
+        drain: bool = False,
+        supervised: bool = False,
+        tick: Callable[[Progress], object] | None = None,
+    ) -> None:
+        self._app = app
+        self._jobs = jobs
+        self._queues = tuple(queues)
+        self._threads = max(1, threads)
+        self._drain = drain
+        self._supervised = supervised
+        self._tick = tick
+        self._bell = Bell()
+        self._stopping = False
+        self._deadline = math.inf  # of the grace time
+
+    def stop(self, grace: float | None = None) -> None:
+        """Have :meth:`run` end: no new jobs, and ``grace`` seconds for those that run.
+
+        The time is LITESTACK_JOBS_GRACE by default; another call shortens it to a second. Safe
+        in a signal handler.
+        """
+        if grace is None:
+            grace = 1.0 if self._stopping else self._grace
+        self._deadline = min(self._deadline, _now() + grace)
+        self._stopping = True
+        self._bell.ring()
+
+    def run(self) -> int:
+        """Run jobs on this thread and its own; return the exit code of the process.
+
+        0: stopped or drained. 75: another process should take the place of this one, which has
+        a job that cannot be stopped.
+        """
+        with self._app.app_context(), watching_commits(self._jobs.database):
+            self._open()
+            try:
+                while self._step():
+                    self._sleep()
+                return EXIT_REPLACE if self._lost_threads and self._supervised else 0
+            finally:
+                self._close()
+
+    @property
+    def has_stuck_jobs(self) -> bool:
+        """Whether threads of this process still run jobs that it has given up."""
+        return any(a is not None for a in self._active)
+
+    @property
+    def progress(self) -> Progress:
+        """How many jobs have ended."""
+        return Progress(self._succeeded, self._failed)
+
+    # -- beginning and end --------------------------------------------------------------------
+
+    def _open(self) -> None:
+        settings = self._app.extensions["litestack"].settings
+        run_path = self._run_path = self._jobs.run_path
+        retention = Retention(settings.jobs_keep_succeeded, settings.jobs_keep_failed)
+        self._grace = settings.jobs_grace
+        self._connection = self._jobs.connect()
+        self._control = Mailbox(run_path, CONTROL)
+        self._mailbox = Mailbox(run_path, JOBS)
+        slots = self._threads + SPARE
+        self._life = Life(run_path, WORKER)
+        about = {
+            "queues": self._queues,
+            "threads": self._threads,
+            "started_at": self._jobs.now(),
+        }
+        self._board = Board(run_path, self._life.name, slots, about)
+        self._claims = Claims(self._connection, self._life.name, retention)
+        self._runner = Runner(self._app, self._jobs, self._life.name, retention)
+        self._peers = Peers(run_path, WORKER, self._life.name)
+        self._timetable = Timetable(self._jobs, self._jobs.schedules())
+        self._batch = BatchSize(self._threads)
+        self._inbox: SimpleQueue[Claim | None] = SimpleQueue()
+        self._ended: deque[Outcome | Claim] = deque()  # a Claim: it was lost, nothing to store
+        self._unstored: list[Outcome] = []
+        self._in_hand: dict[int, Claim] = {}
+        self._active: list[_Active | None] = [None] * slots
+        self._running_threads: dict[int, threading.Thread] = {}
+        self._lost_threads = 0
+        self._succeeded = self._failed = 0
+        self._hungry = True  # there may be jobs in the table
+        self._must_look = True
+        self._is_uncertain = False
+        self._is_hidden = False
+        self._low = 0
+        self._listens = False
+        self._groups_until = -math.inf
+        self._started_waiting = _now()
+        self._retry_at = -math.inf
+        self._retry_delay = RETRY_FIRST
+        self._next_due = math.inf
+        self._sweep_at = -math.inf
+        self._optimize_at = _now() + OPTIMIZE
+        self._clock_offset = self._jobs.now() - _now()
+        for slot in range(self._threads):
+            self._start_thread(slot)
+        wake(run_path, CONTROL)  # the others watch this process from here on
+        self._control.drain()
+        log.info(
+            "worker %s starts: queues %s, %d threads",
+            self._life.name,
+            ",".join(self._queues),
+            self._threads,
+        )
+
+    def _close(self) -> None:
+        self._give_back_all()
+        for _ in self._running_threads:
+            self._inbox.put(None)
+        for slot, thread in self._running_threads.items():
+            if self._active[slot] is None:
+                thread.join(1.0)
+        self._mailbox.close()
+        self._control.close()
+        self._peers.close()
+        self._connection.close()
+        self._bell.close()
+        # What is left in our name, should the database have been out of reach, is taken over by
+        # the others once the life is closed; they need the board for that.
+        if not self._in_hand:
+            self._board.close()
+        self._life.close()
+        wake(self._run_path, CONTROL)
+        log.info("worker %s ends: %s", self._life.name, self.progress)
+
+    def _start_thread(self, slot: int) -> None:
+        # A daemon, because nothing can make a thread end that hangs in a job.
+        name = f"litestack-job-{slot}"
+        thread = threading.Thread(target=self._work, args=(slot,), name=name, daemon=True)
+        thread.start()
+        self._running_threads[slot] = thread
+
+    # -- the threads that run jobs ------------------------------------------------------------
+
+    def _work(self, slot: int) -> None:
+        while (claim := self._inbox.get()) is not None:
+            active = _Active(claim, CurrentJob(claim), self._jobs.now(), self._timeout_of(claim))
+            self._active[slot] = active
+            self._board.begin(slot, claim.id, active.started)
+            began = _now()
+            try:
+                outcome: Outcome | None = self._runner.run(claim, active.current)
+            except JobTimeout as error:
+                # It struck between the end of the task and our taking note of that.
+                active.current.leave()
+                outcome = self._runner.overran(claim, active.started, error)
+            self._board.end(slot)
+            self._active[slot] = None
+            if active.is_given_up:
+                return  # another thread has taken this one's place
+            took = _now() - began
+            self._batch.learn(took)
+            self._ended.append(claim if outcome is None else outcome)
+            if self._listens and self._is_news(outcome, took):
+                self._listens = False
+                self._bell.ring()
+
+    def _is_news(self, outcome: Outcome | None, took: float) -> bool:
+        """Whether the dispatcher must be woken for the end of a job."""
+        left = self._inbox.qsize()
+        if not left or (self._hungry and left <= self._low):
+            return True
+        if outcome is None or outcome.is_committed:
+            return False
+        return took > GROUPING or self._groups_until == -math.inf
+
+    def _timeout_of(self, claim: Claim) -> float:
+        task = self._jobs.tasks.get(claim.task)
+        timeout = task.declaration.timeout if task else None
+        return math.inf if timeout is None else _now() + timeout
+
+    # -- one round of the dispatcher ----------------------------------------------------------
+
+    def _step(self) -> bool:
+        """Do what there is to do; tell whether to go on."""
+        now = _now()
+        if now >= self._sweep_at:
+            self._sweep(now)
+        if self._stopping:
+            self._tell_to_stop()
+        self._check_timeouts(now)
+        if now >= self._retry_at:
+            try:
+                self._settle(now)
+            except (LockError, driver.DatabaseError) as error:
+                self._wait_for_database(now, error)
+            else:
+                self._retry_delay = RETRY_FIRST
+        if self._tick is not None:
+            self._tick(self.progress)
+        return not self._is_done(now)
+
+    def _is_done(self, now: float) -> bool:
+        nothing_left = not self._in_hand and not self._unstored and not self._ended
+        if self._stopping or (self._lost_threads and self._supervised):
+            return nothing_left or now >= self._deadline
+        return self._drain and nothing_left and not self._hungry and not self._must_look
+
+    def _settle(self, now: float) -> None:
+        """Store what has ended and claim what comes next."""
+        self._collect()
+        back = self._unwanted(now)
+        room = self._room()
+        clock = self._jobs.now()
+        if self._must_look:
+            self._look()
+        takes = room > 0 and self._hungry
+        promotes = not self._stopping and self._next_due <= clock
+        cron = not self._stopping and self._timetable.next() <= clock
+        if not (back or takes or promotes or cron) and now < self._groups_until:
+            return
+        if self._unstored or back or takes or promotes or cron:
+            self._transact(back, room if takes or promotes or cron else 0, clock, promotes, cron)
+
+    def _look(self) -> None:
+        """Look whether there is something to do, without the lock."""
+        self._next_due = self._due_in_table()
+        self._hungry = self._claims.has_queued(self._queues)
+        self._must_look = False
+
+    def _transact(
+        self, back: list[Claim], room: int, clock: float, promotes: bool, cron: bool
+    ) -> None:
+        claims = self._claims
+        new: list[Claim] = []
+        lost: list[Outcome] = []
+        added = 0
+        try:
+            claims.begin()
+            if self._is_uncertain:
+                self._reclaim()
+            if self._unstored:
+                lost = claims.finish(self._unstored)
+            claims.give_back(back)
+            if promotes:
+                added += claims.promote(clock)
+            if cron:
+                added += self._timetable.enqueue(claims, clock)
+            if room:
+                suspects = not any(claim.crashes for claim in self._in_hand.values())
+                new = claims.take(self._queues, room, now=clock, suspects=suspects)
+            next_due = self._due_in_table()
+            claims.commit()
+        except BaseException:
+            self._is_uncertain = True
+            self._timetable.look_again()
+            claims.rollback()
+            raise
+        self._is_uncertain = False
+        self._next_due = next_due
+        self._forget([*(outcome.claim for outcome in self._unstored), *back])
+        self._count(self._unstored, lost)
+        self._unstored = []
+        self._groups_until = -math.inf
+        self._hand_out(new)
+        if room or back:
+            self._hungry = len(new) >= room or bool(back)
+        self._show_hunger()
+        if added > len(new):
+            self._hungry = True
+            wake(self._run_path, JOBS)
+        elif new and self._hungry:
+            wake(self._run_path, JOBS, limit=1)  # there is more than this process has taken
+
+    def _show_hunger(self) -> None:
+        """Be woken for new jobs only if there are none already."""
+        if self._hungry or self._stopping:
+            self._mailbox.hide()
+            self._is_hidden = True
+        elif self._is_hidden:
+            self._mailbox.show()
+            self._is_hidden = False
+            self._must_look = True  # for what was enqueued just before
+
+    def _forget(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            self._in_hand.pop(claim.id, None)
+            if claim.crashes:
+                self._must_look = True  # another suspect may have its turn
+
+    def _due_in_table(self) -> float:
+        due = self._claims.next_due()
+        return math.inf if due is None else due
+
+    def _hand_out(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            self._in_hand[claim.id] = claim
+            self._inbox.put(claim)
+        if claims:
+            self._started_waiting = _now()
+            self._low = self._batch.size // 2
+
+    def _collect(self) -> None:
+        """Take what the threads have finished."""
+        while self._ended:
+            ended = self._ended.popleft()
+            claim = ended if isinstance(ended, Claim) else ended.claim
+            if isinstance(ended, Claim):
+                self._forget([claim])
+            elif ended.is_committed:
+                self._forget([claim])
+                self._count([ended])
+            else:
+                if not self._unstored:
+                    self._groups_until = _now() + GROUPING
+                if ended.state != "succeeded" or ended.finished_at - ended.started_at > GROUPING:
+                    self._groups_until = -math.inf
+                self._unstored.append(ended)
+            self._started_waiting = _now()
+
+    def _count(self, outcomes: Sequence[Outcome], lost: Sequence[Outcome] = ()) -> None:
+        for outcome in outcomes:
+            seconds = outcome.finished_at - outcome.started_at
+            claim = outcome.claim
+            if outcome in lost:
+                log.warning(
+                    "job %d %s: its claim was lost before its end (%s) could be stored",
+                    claim.id,
+                    claim.task,
+                    outcome.state,
+                )
+                continue
+            if outcome.state == "succeeded":
+                self._succeeded += 1
+                if log.isEnabledFor(logging.DEBUG):
+                    log.debug(
+                        "job %d %s succeeded: attempt %d, %.3f s, waited %.3f s",
+                        claim.id,
+                        claim.task,
+                        claim.attempt,
+                        seconds,
+                        outcome.started_at - claim.run_at,
+                    )
+                continue
+            self._failed += outcome.state == "failed"
+            level = logging.ERROR if outcome.state == "failed" else logging.WARNING
+            log.log(
+                level,
+                "job %d %s is %s: attempt %d, %.3f s: %s",
+                claim.id,
+                claim.task,
+                outcome.state,
+                claim.attempt,
+                seconds,
+                outcome.failure.error if outcome.failure else "put back again",
+            )
+
+    def _room(self) -> int:
+        """How many jobs to claim now: a few large claims are better than many small ones."""
+        if self._stopping or (self._lost_threads and self._supervised):
+            return 0
+        size = self._batch.size
+        room = size - len(self._in_hand) + len(self._unstored)
+        return room if room >= size // 2 or self._inbox.empty() else 0
+
+    def _unwanted(self, now: float) -> list[Claim]:
+        """Take back what waits for a thread in vain."""
+        if not self._stopping and (self._inbox.empty() or now < self._started_waiting + PATIENCE):
+            return []
+        return self._empty_inbox()
+
+    def _empty_inbox(self) -> list[Claim]:
+        claims: list[Claim] = []
+        while True:
+            try:
+                claim = self._inbox.get_nowait()
+            except Empty:
+                return claims
+            if claim is not None:
+                claims.append(claim)
+
+    # -- timeouts, cancelling, stopping -------------------------------------------------------
+
+    def _check_timeouts(self, now: float) -> None:
+        for slot, active in enumerate(self._active):
+            if active is None or now < active.deadline:
+                continue
+            if active.overran_at is None:
+                active.overran_at = now
+            if now < active.overran_at + GIVE_UP:
+                active.deadline = now + INSIST
+                active.current.interrupt()
+            else:
+                self._give_up(slot, active)
+
+    def _give_up(self, slot: int, active: _Active) -> None:
+        """Go on without a thread whose job does not stop."""
+        active.deadline = math.inf
+        active.is_given_up = True
+        self._board.overran(slot)
+        error = JobTimeout(
+            "it did not stop at its timeout: Python code gets the exception, but a call into C "
+            "(a request without a timeout, a long sleep) cannot be interrupted"
+        )
+        self._ended.append(self._runner.overran(active.claim, active.started, error))
+        self._lost_threads += 1
+        log.error("job %d %s does not stop at its timeout", active.claim.id, active.claim.task)
+        if self._supervised:
+            self._deadline = min(self._deadline, _now() + self._grace)
+            return
+        free = [i for i, other in enumerate(self._active) if other is None and i >= self._threads]
+        if free:
+            self._start_thread(free[0])
+
+    def _tell_to_stop(self) -> None:
+        for active in self._active:
+            if active is not None:
+                active.current.stop()
+
+    def _cancel(self) -> None:
+        wanted = self._claims.cancel_requests()
+        if not wanted:
+            return
+        for active in self._active:
+            if active is not None and active.claim.id in wanted:
+                active.current.cancel()
+        # One that has not begun is put back, and cancelled there.
+        waiting = self._empty_inbox()
+        for claim in waiting:
+            if claim.id in wanted:
+                now = self._jobs.now()
+                self._ended.append(Outcome(claim, "cancelled", now, now, now, claim.failures))
+            else:
+                self._inbox.put(claim)
+
+    # -- the sweep ----------------------------------------------------------------------------
+
+    def _sweep(self, now: float) -> None:
+        self._sweep_at = now + SWEEP
+        self._must_look = True
+        offset = self._jobs.now() - now
+        if abs(offset - self._clock_offset) > 1.0:
+            log.warning("the clock was changed by %.0f s", offset - self._clock_offset)
+            self._timetable.look_again()
+        self._clock_offset = offset
+        try:
+            self._peers.refresh()
+            self._recover()
+            self._cancel()
+            if not self._stopping and self._prune():
+                self._sweep_at = now + GROUPING  # there is more
+            if now >= self._optimize_at:
+                self._optimize_at = now + OPTIMIZE
+                self._claims.optimize()
+        except (LockError, driver.DatabaseError) as error:
+            self._claims.rollback()
+            self._sweep_at = now + RETRY_LONGEST
+            log.warning("the sweep failed, and is tried again: %s", error)
+
+    def _recover(self) -> None:
+        """Queue the jobs of workers that have died again."""
+        for name in self._claims.workers():
+            if name == self._life.name or is_alive(self._run_path, name):
+                continue
+            notes = board.read(self._run_path, name)
+            self._claims.begin()
+            found = self._claims.recover(
+                name,
+                started=None if notes is None else [entry.job_id for entry in notes.entries],
+                overran=[e.job_id for e in notes.entries if e.overran] if notes else [],
+                now=self._jobs.now(),
+            )
+            self._claims.commit()
+            board.remove(self._run_path, name)
+            if found:
+                self._hungry = True
+                log.warning(
+                    "worker %s has died; its jobs: %s",
+                    name,
+                    ", ".join(f"{job_id} {state}" for job_id, state in found),
+                )
+
+    def _reclaim(self) -> None:
+        """Put back what is in this worker's name, but not in its hands: a commit was in doubt."""
+        for claim in self._claims.mine():
+            if claim.id not in self._in_hand:
+                self._claims.give_back([claim])
+
+    def _prune(self) -> bool:
+        if not self._claims.has_expired(self._jobs.now()):
+            return False
+        self._claims.begin()
+        pruned = self._claims.prune(self._jobs.now())
+        self._claims.commit()
+        return pruned > 0
+
+    # -- waiting ------------------------------------------------------------------------------
+
+    def _wait_for_database(self, now: float, error: Exception) -> None:
+        """Try again soon: a busy database or a full disk is not the end of anything."""
+        if self._lost_threads and self._supervised and isinstance(error, LockError):
+            # The job that does not stop holds the write lock: it goes with this process.
+            log.error("a job that does not stop holds the write lock: ending the process")
+            logging.shutdown()
+            os._exit(EXIT_REPLACE)
+        self._retry_at = now + self._retry_delay
+        log.warning("cannot claim or acknowledge jobs, trying again: %s", error)
+        self._retry_delay = min(RETRY_LONGEST, self._retry_delay * 2)
+
+    def _give_back_all(self) -> None:
+        """At the end of the grace time: whoever is alive may run these jobs."""
+        self._collect()
+        ended = {outcome.claim.id for outcome in self._unstored}
+        claims = [claim for claim in self._in_hand.values() if claim.id not in ended]
+        for _ in range(3):
+            try:
+                self._claims.begin()
+                self._claims.finish(self._unstored)
+                self._claims.give_back(claims)
+                self._claims.commit()
+            except (LockError, driver.DatabaseError) as error:
+                self._claims.rollback()
+                log.warning("cannot put jobs back: %s", error)
+            else:
+                self._in_hand.clear()
+                self._unstored.clear()
+                break
+        if claims:
+            log.warning("put back %d jobs that had not ended", len(claims))
+            wake(self._run_path, JOBS)
+
+    def _sleep(self) -> None:
+        """Wait until there is something to do."""
+        self._listens = True
+        timeout = self._next_wake_up() - _now()
+        if self._ended and self._groups_until == -math.inf:
+            timeout = 0.0
+        watched = select.poll()
+        mailbox, control = self._mailbox.fileno(), self._control.fileno()
+        for fd in (mailbox, control, self._bell.fileno(), *self._peers.descriptors):
+            watched.register(fd, select.POLLIN)
+        ready = {fd for fd, _ in watched.poll(max(0.0, timeout) * 1000)}
+        self._listens = False
+        if self._bell.fileno() in ready:
+            self._bell.quiet()
+        if mailbox in ready:
+            self._mailbox.drain()
+            self._hungry = True
+        if control in ready:
+            self._control.drain()
+            self._sweep_at = -math.inf
+        elif ready - {mailbox, self._bell.fileno()}:
+            self._sweep_at = -math.inf  # another worker has died
+
+    def _next_wake_up(self) -> float:
+        """When to wake up by itself, on the monotonic clock."""
+        moments = [self._sweep_at]
+        if self._unstored:
+            moments.append(max(self._groups_until, self._retry_at))
+        if not self._inbox.empty():
+            moments.append(self._started_waiting + PATIENCE)
+        if self._stopping:
+            moments.append(self._deadline)
+        else:
+            until = min(self._next_due, self._timetable.next()) - self._jobs.now()
+            moments.append(max(_now() + until, self._retry_at))
+            if self._hungry and self._room():
+                moments.append(self._retry_at)
+        moments += [active.deadline for active in self._active if active is not None]
+        return min(moments)
+
+
+class _Active:
+    """A job while a thread runs it."""
+
+    __slots__ = ("claim", "current", "deadline", "is_given_up", "overran_at", "started")
+
+    def __init__(self, claim: Claim, current: CurrentJob, started: float, deadline: float) -> None:
+        self.claim = claim
+        self.current = current
+        self.started = started
+        self.deadline = deadline
+        self.overran_at: float | None = None
+        self.is_given_up = False
