@@ -1,6 +1,7 @@
 """SQLite as database, cache, job queue and websocket bus for Flask: one folder, no servers."""
 
 from .errors import ArgumentsError as ArgumentsError
+from .errors import BackupError as BackupError
 from .errors import CableError as CableError
 from .errors import ChannelError as ChannelError
 from .errors import ConfigError as ConfigError

@@ -6,6 +6,7 @@ LitestackError
  +-- StoreError                   one of our files cannot be used
  |    +-- NewerStoreError         written by a newer, incompatible release
  |    +-- LiveFileError           a live database file was opened behind SQLite's back
+ |    +-- BackupError             a backup cannot be made, is damaged, or cannot be restored
  +-- TransactionError             a transaction was used in a way that would lose data
  |    +-- ReadOnlyError           a write inside db.read()
  +-- CableError                   the cable could not do what was asked
@@ -71,6 +72,10 @@ class Rejected(CableError):
     def __init__(self, reason: str = "forbidden") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class BackupError(StoreError):
+    """Raised when a backup cannot be made, is damaged, or cannot be put back."""
 
 
 class TransactionError(LitestackError, OperationalError):

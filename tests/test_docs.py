@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from blinker import NamedSignal
 
 import flask_litestack
 from flask_litestack.cli import COMMANDS
@@ -54,7 +55,7 @@ def test_every_signal_is_documented() -> None:
         pytest.skip("there are no signals yet")
     from flask_litestack import signals
 
-    names = [name for name in vars(signals) if not name.startswith("_") and name.islower()]
+    names = [name for name, value in vars(signals).items() if isinstance(value, NamedSignal)]
     assert [name for name in names if not re.search(rf"\b{name}\b", DOCS)] == []
 
 

@@ -13,11 +13,14 @@ import click
 from ..errors import LitestackError
 
 COMMANDS = (
+    "backup",
     "dbconsole",
     "doctor",
     "init",
+    "restore",
     "serve",
     "status",
+    "verify",
 )
 
 
