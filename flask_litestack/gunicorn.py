@@ -22,6 +22,7 @@ __all__ = [
     "preload_app",
     "threads",
     "worker_class",
+    "worker_exit",
     "worker_tmp_dir",
 ]
 
@@ -54,3 +55,10 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 #: To standard output: time, client (as a ProxyFix sees it), request, status, bytes, milliseconds.
 accesslog = "-"
 access_log_format = '%(t)s %(h)s "%(r)s" %(s)s %(b)s %(M)sms'
+
+
+def worker_exit(server: object, worker: object) -> None:
+    """Tell the websocket clients of an ending worker that it goes away; they come back."""
+    from .cable import stop_all
+
+    stop_all()
