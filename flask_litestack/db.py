@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from sqlalchemy.pool import QueuePool
 from .config import Settings
 from .errors import ConfigError, ReadOnlyError, TransactionError
 from .process import activity
+from .process.mutex import Mutex
 from .sqlite.connection import Connection, connect
 from .sqlite.tuning import raw, tune
 
@@ -48,7 +48,7 @@ class Database:
         self._metadata = metadata
         self._adopted = adopted
         self._engines: WeakKeyDictionary[Flask, Engine] = WeakKeyDictionary()
-        self._mutex = threading.Lock()
+        self._mutex = Mutex()
         self._key = f"_litestack_session_{id(self)}"
         self._unit_key = f"_litestack_unit_{id(self)}"
 

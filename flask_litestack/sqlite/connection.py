@@ -25,7 +25,7 @@ from weakref import WeakSet
 
 from ..errors import LockError, ReadOnlyError, StaleSnapshotError, StoreError, TransactionError
 from ..process.writequeue import Hold
-from . import driver, guard
+from . import driver, fork, guard
 from .file import File, file_at, opening
 from .statements import Kind, Statement, classify
 
@@ -53,9 +53,6 @@ SQLITE_BUSY_SNAPSHOT = 517
 _execute = driver.Cursor.execute
 _executemany = driver.Cursor.executemany
 _fetchall = driver.Cursor.fetchall
-
-_open_connections: WeakSet[Connection] = WeakSet()
-_inherited: list[Connection] = []
 
 
 def connect(
@@ -100,11 +97,19 @@ class Cursor(driver.Cursor):
         statement = classify(sql)
         connection = self.connection
         if statement.kind is Kind.READ:
-            connection._run(_execute, self, sql, parameters)
+            connection._inside = True
+            try:
+                if fork.pending:
+                    connection._wait_for_fork()
+                connection._run(_execute, self, sql, parameters)
+                if self.description is not None and not connection._streams:
+                    self._rows = iter(_fetchall(self))
+            finally:
+                connection._inside = False
         else:
             connection._change(statement, _execute, self, sql, parameters)
-        if self.description is not None and not connection._streams:
-            self._rows = iter(_fetchall(self))
+            if self.description is not None and not connection._streams:
+                self._rows = iter(_fetchall(self))
         return self
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> Cursor:
@@ -154,21 +159,25 @@ class Connection(driver.Connection):
     """See the module's docstring. Made by :func:`connect`."""
 
     def __init__(self, database: Any, *args: Any, **options: Any) -> None:
-        super().__init__(database, *args, **options)
         self._name = os.fsdecode(database)
+        self._streams = False
+        self._inside = True  # inside SQLite, whichever thread asks; see the module fork
+        fork.track(self)
+        try:
+            super().__init__(database, *args, **options)
+        finally:
+            self._inside = False
         self._file: File | None = None
         self._timeout = 5.0
         self._hold: Hold | None = None
         self._writing = False
         self._autocommit = False
-        self._streams = False
         self._cursors: WeakSet[Cursor] = WeakSet()
         self._inherited = False
         self._aborted = ""
         self._closed = False
         # Work for after the commit: of the transaction first, then of each open savepoint.
         self._after: list[tuple[str, list[Work]]] = [("", [])]
-        _open_connections.add(self)
 
     # -- what a caller uses beyond the DB-API ------------------------------------------------
 
@@ -205,6 +214,20 @@ class Connection(driver.Connection):
         """End the snapshot; results not read to their end are closed."""
         if self._streams:
             self.rollback()
+
+    @property
+    def name(self) -> str:
+        """The name of the file, as it was given."""
+        return self._name
+
+    @property
+    def inside(self) -> bool:
+        """Whether a call into SQLite is going on, on whichever thread."""
+        return self._inside or self._streams
+
+    def inherit(self) -> None:
+        """Become useless: this is a forked child, and the connection its parent's."""
+        self._inherited = True
 
     @property
     def in_snapshot(self) -> bool:
@@ -344,15 +367,17 @@ class Connection(driver.Connection):
 
     def close(self) -> None:
         if self._inherited or self._closed:
-            return  # closing in a child would take away the parent's files
+            return  # see the module fork
         self._closed = True
         self._close_cursors()
+        self._inside = True
         try:
             super().close()
         finally:
+            self._inside = False
+            fork.forget(self)
             self._finish(committed=False)
             guard.forget(self)
-            _open_connections.discard(self)
 
     def __enter__(self) -> Connection:
         return self
@@ -383,6 +408,11 @@ class Connection(driver.Connection):
         except BaseException:
             self._note_failure()
             raise
+
+    def _wait_for_fork(self) -> None:
+        self._inside = False
+        fork.wait()
+        self._inside = True
 
     def _change(self, statement: Statement, call: Callable[..., Any], *arguments: Any) -> None:
         """Run a statement that writes, or that controls a transaction."""
@@ -663,25 +693,3 @@ def _is_busy(error: driver.OperationalError, *, snapshot: bool = False) -> bool:
     if code == SQLITE_BUSY_SNAPSHOT:
         return snapshot
     return bool(code & 0xFF == SQLITE_BUSY)
-
-
-def _before_fork() -> None:
-    for connection in list(_open_connections):
-        if connection.writing:
-            log.warning(
-                "forking while %s is being written to; the child waits for the lock like any "
-                "other process. Commit before you fork.",
-                connection._name,
-            )
-
-
-def _after_fork_in_child() -> None:
-    # A connection of the parent is kept for ever: closing it here would delete its -wal file.
-    for connection in list(_open_connections):
-        connection._inherited = True
-        _inherited.append(connection)
-    _open_connections.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

@@ -38,6 +38,11 @@ def file_at(path: Path, describe: Callable[[], str] | None = None) -> File:
         return file
 
 
+def open_files() -> list[File]:
+    """Return the files that this process has used."""
+    return list(_files.values())
+
+
 @contextmanager
 def opening(path: Path) -> Iterator[None]:
     """Let one process at a time look at, and set, the journal mode of a new file.

@@ -108,7 +108,7 @@ def _compiler(dialect: Dialect) -> type[Any]:
 
 def _after_fork_in_child() -> None:
     for engine in list(_tuned):
-        # Dropping the pool would close the parent's connections; see connection._inherited.
+        # Its connections are the parent's; see the module fork.
         _inherited.append(engine.pool)
         engine.dispose(close=False)
 
