@@ -21,7 +21,7 @@ from ..sqlite import driver
 from .file import LEAST_SIZE, is_full
 from .leases import Contexts, watch_contexts
 from .locks import KeyLocks, pause
-from .store import FOR_EVER, Entry, Statistics, Store, Unavailable, identify
+from .store import FOR_EVER, LARGEST, Entry, Statistics, Store, Unavailable, identify
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ class SQLiteCache(BaseCache):
         self._transactions = transactions
         self._store = Store(folder, size, clock, guard)
         self._locks = KeyLocks(folder / "run" / "cache.lock")
+        self._largest = size * LARGEST
         self._contexts = Contexts()
         self._pending: dict[int, weakref.ref[_Deletion]] = {}
         self._told: dict[str, float] = {}
@@ -388,11 +389,14 @@ class SQLiteCache(BaseCache):
         return [identify(prefix + key) for key in keys]
 
     def _entry(self, key: str, value: Any, timeout: Any, stale: float = 0) -> Entry | None:
-        """Return what to store, or None if it would have expired already."""
+        """Return what to store, or None if it has expired already, or is too large."""
         number, stored = identify(self.key_prefix + key)
         seconds = self._normalize_timeout(timeout)
         expires = self._clock() + seconds if seconds else FOR_EVER
         entry = Entry(number, stored, expires, expires + stale, self._dumps(value))
+        if entry.size > self._largest:
+            self._complain("store", ValueError(f"{key!r} takes {entry.size} bytes"))
+            return None
         return entry if seconds >= 0 else None
 
     def _look_up(self, number: int, stored: bytes, now: float) -> tuple[bytes | int, float] | None:

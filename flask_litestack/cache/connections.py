@@ -30,6 +30,9 @@ class Connection(driver.Connection):
     refused = 0
     evictions = 0
 
+    inserted = 0
+    """The id of the last entry that was inserted rather than updated."""
+
     home: list[Connection]
     """The idle connections that it belongs to: of one process and one file."""
 

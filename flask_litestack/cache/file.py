@@ -65,11 +65,16 @@ class CacheFile:
         self._size = size
         pages = size // PAGE
         self._wal_pages = min(1000, pages // 16)
-        #: The most pages that the file itself may have.
-        self.pages = pages - self._wal_pages
+        #: The most pages that the file itself may have; the last transaction before a checkpoint
+        #: goes beyond the limit of the WAL.
+        self.pages = pages - self._wal_pages * 5 // 4
         self.pool = Pool(self.path, timeout, self._prepare, watch)
         self.recency: Recency | None = None
         self._inode = 0
+
+    def batch(self, most: int) -> int:
+        """Return how many rows to change in one transaction, so that the WAL keeps its size."""
+        return max(8, min(most, self._wal_pages // 3))
 
     def open(self) -> Connection:
         """Open one more connection; the first one makes the file or replaces a useless one.

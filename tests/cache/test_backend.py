@@ -1,0 +1,375 @@
+"""The contract of Flask-Caching's backends, and what ours adds."""
+
+from __future__ import annotations
+
+import datetime
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flask_litestack.cache import SQLiteCache
+from flask_litestack.errors import ConfigError
+
+from .conftest import Clock
+
+Make = Callable[..., SQLiteCache]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, 2**62, -(2**63), 2**63, 2**100, True, False, 1.5, "", "\ud800", b"", [1], {"a": (1,)}],
+)
+def test_a_value_comes_back_with_its_type(cache: SQLiteCache, value: object) -> None:
+    assert cache.set("key", value)
+    got = cache.get("key")
+    assert got == value
+    assert type(got) is type(value)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "a" * 10_000, "\ud800", "ключ", "a\0b", "'; DROP TABLE entries"]
+)
+def test_any_string_is_a_key(cache: SQLiteCache, key: str) -> None:
+    assert cache.set(key, "value")
+    assert cache.get(key) == "value"
+    assert cache.get(key + "x") is None
+    assert cache.get_many(key, "other") == ["value", None]
+
+
+def test_a_cached_none_is_told_from_a_miss(cache: SQLiteCache) -> None:
+    assert not cache.has("key")
+    assert cache.set("key", None)
+    assert cache.get("key") is None
+    assert cache.has("key")
+    assert cache.get_or_set("key", lambda: pytest.fail("computed")) is None
+
+
+def test_a_value_expires_and_timeout_0_is_for_ever(cache: SQLiteCache, clock: Clock) -> None:
+    cache.set("minute", 1, 60)
+    cache.set("delta", 1, datetime.timedelta(seconds=60))
+    cache.set("default", 1)
+    cache.set("ever", 1, 0)
+    clock.advance(59.9)
+    assert cache.get_many("minute", "delta", "default", "ever") == [1, 1, 1, 1]
+    clock.advance(0.1)
+    assert cache.get_many("minute", "delta", "default", "ever") == [None, None, 1, 1]
+    assert not cache.has("minute")
+    clock.advance(1e9)
+    assert cache.get_many("default", "ever") == [None, 1]
+
+
+def test_a_negative_timeout_deletes(cache: SQLiteCache) -> None:
+    cache.set("key", 1)
+    assert not cache.set("key", 2, -1)
+    assert not cache.has("key")
+
+
+def test_add_does_not_overwrite_what_is_there(cache: SQLiteCache, clock: Clock) -> None:
+    assert cache.add("key", 1, 10)
+    assert not cache.add("key", 2, 10)
+    assert cache.get("key") == 1
+    clock.advance(10)
+    assert cache.add("key", 3, 10)
+    assert cache.get("key") == 3
+
+
+def test_a_counter_keeps_its_timeout_and_starts_anew_after_it(
+    cache: SQLiteCache, clock: Clock
+) -> None:
+    cache.add("logins", 0, 60)
+    assert [cache.inc("logins"), cache.inc("logins", 5), cache.dec("logins", 2)] == [1, 6, 4]
+    clock.advance(60)
+    assert cache.inc("logins") == 1
+    assert cache.get("logins") == 1
+    clock.advance(299)
+    assert cache.inc("logins") == 2
+    clock.advance(1)
+    assert cache.dec("logins", 3) == -3
+
+
+@pytest.mark.parametrize("start", [2**62 - 1, 2**63 - 1, 2**64, 1.5, True])
+def test_a_counter_is_any_number(cache: SQLiteCache, start: float) -> None:
+    cache.set("n", start, 60)
+    assert cache.inc("n", 2) == start + 2
+    assert cache.inc("n", 2**70) == start + 2 + 2**70
+    assert cache.get("n") == start + 2 + 2**70
+
+
+def test_incrementing_a_string_is_an_error_as_elsewhere(cache: SQLiteCache) -> None:
+    cache.set("key", "text")
+    with pytest.raises(TypeError):
+        cache.inc("key")
+    assert cache.get("key") == "text"
+
+
+def test_many_at_once(cache: SQLiteCache) -> None:
+    values = {f"key-{i}": i for i in range(1200)}
+    assert sorted(cache.set_many(values)) == sorted(values)
+    assert cache.get_many(*values) == list(values.values())
+    assert cache.get_dict("key-3", "none") == {"key-3": 3, "none": None}
+    assert cache.delete_many(*values, "none") == [*values, "none"]
+    assert cache.get_many(*values) == [None] * 1200
+    assert cache.get_many() == []
+    assert cache.set_many({}) == []
+
+
+def test_unlink_deletes(cache: SQLiteCache) -> None:
+    cache.set("key", 1)
+    cache.unlink("key", "none")
+    assert not cache.has("key")
+
+
+def test_delete_tells_whether_the_key_was_there(cache: SQLiteCache, clock: Clock) -> None:
+    cache.set("key", 1, 10)
+    assert cache.delete("key")
+    assert not cache.delete("key")
+    cache.set("key", 1, 10)
+    clock.advance(10)
+    assert not cache.delete("key")
+
+
+def test_clear_spares_the_keys_of_another_prefix(make: Make) -> None:
+    one, other = make(key_prefix="one:"), make(key_prefix="other:")
+    for i in range(1200):
+        one.set(str(i), 1)
+        other.set(str(i), 2)
+    assert one.clear()
+    assert one.get_many(*map(str, range(1200))) == [None] * 1200
+    assert other.get_many(*map(str, range(1200))) == [2] * 1200
+    one.set("1", 1)
+    make().clear()
+    assert one.get("1") is other.get("1") is None
+
+
+def test_what_cannot_be_pickled_raises(cache: SQLiteCache) -> None:
+    with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
+        cache.set("key", lambda: None)
+
+
+class Renamed:
+    """A class that the next release no longer has."""
+
+
+def test_a_value_of_a_class_that_is_gone_is_a_miss(
+    cache: SQLiteCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.set("key", Renamed())
+    monkeypatch.delattr(f"{__name__}.Renamed")
+    assert cache.get("key") is None
+    assert cache.get_many("key") == [None]
+    assert len(caplog.records) == 1
+    assert "unpickle" in caplog.text
+
+
+def test_two_caches_over_one_file_see_each_other(make: Make) -> None:
+    one, other = make(), make()
+    one.set("key", 1)
+    assert other.get("key") == 1
+    other.delete("key")
+    assert one.get("key") is None
+
+
+def test_threads_share_a_cache(cache: SQLiteCache) -> None:
+    def work() -> None:
+        for i in range(200):
+            cache.inc("n")
+            cache.set(f"key-{i}", i)
+            assert cache.get(f"key-{i}") == i
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cache.get("n") == 1600
+
+
+def test_reading_leaves_no_transaction_open(cache: SQLiteCache, make: Make) -> None:
+    cache.set("key", "x" * 100_000)
+    assert cache.get("key")
+    assert cache.get_many("key")
+    other = make()
+    other.set("other", 1)
+    (connection,) = other._store._pool.all
+    busy, pages, done = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert (busy, pages, done) == (0, 0, 0)
+
+
+# -- one caller computes ----------------------------------------------------------------------
+
+
+def test_get_or_set_computes_once_for_all_threads(cache: SQLiteCache) -> None:
+    calls = []
+
+    def compute() -> int:
+        calls.append(1)
+        time.sleep(0.1)
+        return 7
+
+    got: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: got.append(cache.get_or_set("key", compute)))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [7] * 8
+    assert len(calls) == 1
+
+
+def test_an_expired_value_is_served_while_one_computes(cache: SQLiteCache, clock: Clock) -> None:
+    cache.get_or_set("key", lambda: "old", 10, stale=30)
+    clock.advance(10)
+    assert cache.get("key") is None  # only get_or_set serves stale values
+    computing, go_on = threading.Event(), threading.Event()
+
+    def compute() -> str:
+        computing.set()
+        go_on.wait(10)
+        return "new"
+
+    thread = threading.Thread(target=cache.get_or_set, args=("key", compute, 10))
+    thread.start()
+    assert computing.wait(10)
+    assert cache.get_or_set("key", lambda: "third", 10, stale=30) == "old"
+    go_on.set()
+    thread.join()
+    assert cache.get_or_set("key", lambda: "third", 10, stale=30) == "new"
+    clock.advance(50)
+    assert cache.get_or_set("key", lambda: "third", 10, stale=30) == "third"
+
+
+def test_an_error_lets_the_next_one_compute(cache: SQLiteCache) -> None:
+    with pytest.raises(ZeroDivisionError):
+        cache.get_or_set("key", lambda: 1 // 0)
+    assert cache.get_or_set("key", lambda: 1) == 1
+
+
+def test_a_computation_may_ask_for_its_own_result(cache: SQLiteCache) -> None:
+    assert cache.get_or_set("key", lambda: cache.get_or_set("key", lambda: 1) + 1) == 2
+
+
+# -- bounds -----------------------------------------------------------------------------------
+
+
+def file_bytes(folder: Path) -> int:
+    return sum((folder / f"cache.sqlite3{s}").stat().st_size for s in ("", "-wal"))
+
+
+@pytest.mark.parametrize("length", [10, 1_000, 5_000, 100_000])
+def test_the_file_stays_below_its_cap(make: Make, tmp_path: Path, length: int) -> None:
+    size = 2 << 20
+    cache = make(size=size)
+    for i in range(6 * size // (length + 200)):
+        assert cache.set(f"key-{i}", "x" * length)
+        if i % 50 == 0:
+            assert file_bytes(tmp_path) <= size * 1.1
+    stats = cache.stats()
+    assert stats.evictions > 0
+    assert stats.bytes > 0.8 * size  # and it is used
+    assert file_bytes(tmp_path) <= size * 1.1
+
+
+def test_a_set_many_stays_below_the_cap(make: Make, tmp_path: Path) -> None:
+    cache = make(size=2 << 20)
+    for i in range(200):
+        assert len(cache.set_many({f"key-{i}-{j}": "x" * 500 for j in range(50)})) == 50
+    assert file_bytes(tmp_path) <= (2 << 20) * 1.1
+    assert cache.get("key-199-49") is not None
+
+
+def test_small_entries_give_way_to_a_large_one(make: Make) -> None:
+    cache = make(size=2 << 20)
+    for i in range(20_000):
+        cache.set(f"key-{i}", i)
+    for i in range(20):
+        assert cache.set(f"large-{i}", b"x" * 300_000)
+    assert cache.get("large-19") is not None
+
+
+def test_what_is_larger_than_the_cache_is_not_stored(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = make(size=1 << 20)
+    cache.set("key", 1)
+    assert not cache.set("large", b"x" * (2 << 20))
+    assert cache.get("large") is None
+    assert len(caplog.records) == 1
+    assert cache.set("other", 2)
+
+
+def test_expired_entries_go_first(make: Make, clock: Clock) -> None:
+    cache = make(size=2 << 20)
+    for i in range(500):
+        cache.set(f"kept-{i}", "x" * 500, 0)
+    for i in range(2000):
+        cache.set(f"old-{i}", "x" * 500, 10)
+    clock.advance(10)
+    for i in range(1500):
+        cache.set(f"new-{i}", "x" * 500, 0)
+    kept = sum(cache.has(f"kept-{i}") for i in range(500))
+    assert cache.stats().evictions > 500
+    assert kept > 400
+
+
+def test_what_is_read_often_stays(make: Make) -> None:
+    cache = make(size=2 << 20)
+    hot = [f"hot-{i}" for i in range(100)]
+    cache.set_many(dict.fromkeys(hot, "x" * 500))
+    for i in range(10_000):
+        cache.set(f"cold-{i}", "x" * 500)
+        cache.get(hot[i % 100])
+    assert sum(cache.has(key) for key in hot) >= 95
+
+
+def test_overwriting_does_not_evict_others(make: Make) -> None:
+    cache = make(size=2 << 20)
+    for i in range(4000):
+        cache.set(f"key-{i}", "x" * 500)
+    entries = cache.stats().entries
+    for i in range(4000):
+        cache.set("key-3999", f"{i:500}")
+    assert cache.stats().entries > 0.9 * entries
+
+
+def test_a_cap_that_was_lowered_empties_the_file(make: Make, tmp_path: Path) -> None:
+    large = make(size=8 << 20)
+    for i in range(6000):
+        large.set(f"key-{i}", "x" * 1000)
+    large.close()
+    small = make(size=2 << 20)
+    small.set("key", 1)
+    assert file_bytes(tmp_path) <= (2 << 20) * 1.1
+
+
+def test_a_cap_below_the_least_is_an_error(make: Make) -> None:
+    with pytest.raises(ConfigError, match="LITESTACK_CACHE_SIZE = 1000"):
+        make(size=1000)
+
+
+# -- statistics -------------------------------------------------------------------------------
+
+
+def test_statistics_are_of_all_processes(make: Make, clock: Clock) -> None:
+    one, other = make(), make()
+    one.set("key", 1, 10)
+    other.get("key")
+    other.get("none")
+    assert other.stats().hits == 1
+    stats = one.stats()
+    assert (stats.entries, stats.hits, stats.misses, stats.writes) == (1, 1, 1, 1)
+    assert stats.hit_rate == 0.5
+    clock.advance(10)
+    assert one.stats().expired == 1
+    assert one.stats().hits == 1
+
+
+def test_nothing_is_made_before_the_first_use(make: Make, tmp_path: Path) -> None:
+    make()
+    assert list(tmp_path.iterdir()) == []
