@@ -17,10 +17,12 @@ COMMANDS = (
     "dbconsole",
     "doctor",
     "init",
+    "litestream",
     "restore",
     "serve",
     "status",
     "verify",
+    "worker",
 )
 
 
