@@ -74,9 +74,7 @@ class Cache(flask_caching.Cache):
     @property
     def app(self) -> Flask:
         """The current app, or outside of an app context the one that was last initialised."""
-        if current_app:
-            return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
-        app = self._last() if self._last is not None else None
+        app = self._app()
         if app is None:
             raise ConfigError("the cache needs an app context, or init_app(app).")
         return app
@@ -167,8 +165,13 @@ class Cache(flask_caching.Cache):
 
     @property
     def _options(self) -> dict[str, Any]:
-        app = self._initialising or current_app or (self._last and self._last())
-        return self._by_app.get(app, self._before_init) if app else self._before_init
+        app = self._initialising or self._app()
+        return self._before_init if app is None else self._by_app.get(app, self._before_init)
+
+    def _app(self) -> Flask | None:
+        if current_app:
+            return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
+        return self._last() if self._last is not None else None
 
     def _computing(self, decorate: Callable[[Any], Any], lock: bool, stale: float) -> Any:
         def decorator(function: Callable[..., Any]) -> _Computed:

@@ -1,0 +1,262 @@
+"""Nothing stale: deletes, open transactions, and values computed from older rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from flask import Flask, g
+
+from flask_litestack import Litestack
+from flask_litestack.cache import SQLiteCache, backend, leases
+from tests.conftest import Post
+
+Make = Callable[..., SQLiteCache]
+
+
+def elsewhere(app: Flask, function: Callable[[], object]) -> object:
+    """Run a function in another thread and app context, as another request would."""
+    result: list[object] = []
+
+    def run() -> None:
+        with app.app_context():
+            result.append(function())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return result[0]
+
+
+def test_a_value_computed_before_a_delete_is_refused(make: Make) -> None:
+    reader, writer = make(), make()
+    assert reader.get("post") is None
+    writer.delete("post")
+    assert not reader.set("post", "old")
+    assert reader.get("post") is None
+    assert reader.set("post", "new")
+    assert reader.stats().refused == 1
+
+
+@pytest.mark.parametrize("store", ["set", "set_many", "add", "get_or_set"])
+@pytest.mark.parametrize("look", ["get", "get_many"])
+def test_every_way_to_store_is_refused(make: Make, store: str, look: str) -> None:
+    reader, writer = make(), make()
+    getattr(reader, look)("post")
+    if store == "get_or_set":
+        assert reader.get_or_set("post", lambda: writer.delete("post") or "old") == "old"
+    else:
+        writer.delete("post")
+        assert not (reader.set_many({"post": "old"}) if store == "set_many" else None)
+        if store != "set_many":
+            assert not getattr(reader, store)("post", "old")
+    assert not writer.has("post")
+
+
+def test_clear_and_delete_many_refuse_older_values_too(make: Make) -> None:
+    reader, writer = make(), make()
+    for forget in (writer.clear, lambda: writer.delete_many("post")):
+        reader.get("post")
+        forget()
+        assert not reader.set("post", "old")
+
+
+def test_a_value_written_through_is_not_overwritten_by_an_older_one(make: Make) -> None:
+    reader, writer = make(), make()
+    reader.get("post")
+    writer.set("post", "new")
+    assert not reader.set("post", "old")
+    assert reader.get("post") == "new"
+
+
+def test_a_set_without_a_miss_is_a_set(make: Make) -> None:
+    one, other = make(), make()
+    other.delete("progress")
+    assert one.set("progress", 1)
+    assert one.set("progress", 2)
+    assert other.get("progress") == 2
+
+
+def test_rows_read_before_the_miss_count(app: Flask, litestack: Litestack) -> None:
+    """A template loads its posts first and misses its fragments later."""
+    cache = litestack.cache
+    with app.app_context():
+        litestack.db.session.get(Post, 1)
+        elsewhere(app, lambda: cache.delete("fragment"))
+        assert cache.get("fragment") is None
+        assert not cache.set("fragment", "of the old post")
+    with app.app_context():
+        assert cache.get("fragment") is None
+        assert cache.set("fragment", "of the new post")
+
+
+def test_what_a_context_deletes_itself_it_may_set(app: Flask, litestack: Litestack) -> None:
+    cache = litestack.cache
+    with app.app_context():
+        cache.get("key")
+        cache.set("key", 1)
+        cache.delete("key")
+        assert cache.get("key") is None
+        assert cache.set("key", 2)
+        assert cache.get("key") == 2
+
+
+def test_in_a_long_context_a_lease_is_as_old_as_the_miss(
+    app: Flask, litestack: Litestack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LONG", 0.0)
+    cache = litestack.cache
+    with app.app_context():
+        elsewhere(app, lambda: cache.delete("key"))
+        assert cache.get("key") is None
+        assert cache.set("key", 1)
+
+
+def test_a_context_forgets_when_it_remembers_too_much(
+    app: Flask, litestack: Litestack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "REMEMBERED", 10)
+    cache = litestack.cache
+    with app.app_context():
+        for i in range(100):
+            cache.get(f"missed-{i}")
+            cache.set(f"set-{i}", i)
+        (context,) = (v for k, v in vars(g).items() if k.startswith("_litestack_cache_"))
+        assert len(context._missed) <= 10
+        assert len(context._own) <= 10
+
+
+# -- open transactions ------------------------------------------------------------------------
+
+
+def test_a_delete_takes_effect_after_the_commit(app: Flask, litestack: Litestack) -> None:
+    cache = litestack.cache
+    with app.app_context():
+        cache.set_many({"key": "old", "other": 1})
+        with litestack.db.write() as session:
+            session.add(Post(title="new"))
+            assert cache.delete("key")
+            assert cache.get("key") is None
+            assert cache.get_many("key", "other") == [None, 1]
+            assert not cache.has("key")
+            assert not cache.set("key", "from rows that are not committed")
+            assert not cache.add("key", "from rows that are not committed")
+            assert elsewhere(app, lambda: cache.get("key")) == "old"
+        assert cache.get("key") is None
+        assert elsewhere(app, lambda: cache.get("key")) is None
+        assert cache.set("key", "new")
+        assert elsewhere(app, lambda: cache.get("key")) == "new"
+
+
+def test_a_rollback_leaves_the_value_in_place(app: Flask, litestack: Litestack) -> None:
+    cache = litestack.cache
+    with app.app_context():
+        cache.set("key", "old")
+        with pytest.raises(ZeroDivisionError), litestack.db.write():
+            cache.delete("key")
+            assert cache.get("key") is None
+            raise ZeroDivisionError
+        assert cache.get("key") == "old"
+        litestack.db.session.add(Post(title="new"))
+        cache.delete_many("key")
+        assert cache.get("key") is None
+        litestack.db.session.rollback()
+        assert cache.get("key") == "old"
+        with litestack.db.write() as session:
+            with pytest.raises(ZeroDivisionError), session.begin_nested():
+                cache.delete("key")
+                assert cache.get("key") is None
+                raise ZeroDivisionError
+            assert cache.get("key") == "old"
+        assert cache.get("key") == "old"
+
+
+def test_a_clear_waits_for_the_commit(app: Flask, litestack: Litestack) -> None:
+    cache = litestack.cache
+    with app.app_context():
+        cache.set("key", "old")
+        with litestack.db.write():
+            cache.clear()
+            assert cache.get("key") is None
+            assert elsewhere(app, lambda: cache.get("key")) == "old"
+        assert elsewhere(app, lambda: cache.get("key")) is None
+
+
+def test_delete_memoized_waits_for_the_commit(app: Flask, litestack: Litestack) -> None:
+    cache = litestack.cache
+    values = iter(range(100))
+
+    @cache.memoize(60)
+    def compute(x: int) -> int:
+        return next(values)
+
+    with app.app_context():
+        assert [compute(1), compute(2), compute(1)] == [0, 1, 0]
+        with litestack.db.write():
+            cache.delete_memoized(compute)
+            assert elsewhere(app, lambda: compute(1)) == 0
+        assert compute(1) == 2
+        with litestack.db.write():
+            cache.delete_memoized(compute, 1)
+            assert elsewhere(app, lambda: compute(1)) == 2
+        assert compute(1) > 2
+
+
+def test_whoever_sees_the_commit_does_not_see_the_value(
+    app: Flask, litestack: Litestack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry is gone, and leases are refused, before the commit is visible."""
+    cache = litestack.cache
+    seen = []
+    finish = backend._Deletion.finish
+
+    def look_then_finish(deletion: backend._Deletion) -> None:
+        seen.append(elsewhere(app, lambda: cache.get("key")))
+        seen.append(elsewhere(app, lambda: (cache.get("key"), cache.set("key", "maybe old"))))
+        finish(deletion)
+
+    monkeypatch.setattr(backend._Deletion, "finish", look_then_finish)
+    with app.app_context():
+        cache.set("key", "old")
+        with litestack.db.write() as session:
+            session.add(Post(title="new"))
+            cache.delete("key")
+        assert seen == [None, (None, False)]
+        assert elsewhere(app, lambda: (cache.get("key"), cache.set("key", 1))) == (None, True)
+
+
+def test_memoize_does_not_bring_back_a_version_that_was_deleted(
+    app: Flask, litestack: Litestack
+) -> None:
+    """Flask-Caching writes the version key again after each computation."""
+    cache = litestack.cache
+    rows = ["old"]
+
+    @cache.memoize(60)
+    def compute() -> str:
+        row = rows[0]
+        if row == "old" and not deleted:
+            rows[0] = "new"
+            deleted.append(elsewhere(app, lambda: cache.delete_memoized(compute)))
+        return row
+
+    deleted: list[object] = []
+    with app.app_context():
+        assert compute() == "old"
+    with app.app_context():
+        assert compute() == "new"
+
+
+def test_a_forced_update_does_not_store_older_rows(app: Flask, litestack: Litestack) -> None:
+    cache = litestack.cache
+
+    @cache.cached(60, key_prefix="page", forced_update=lambda: True)
+    def page() -> str:
+        elsewhere(app, lambda: cache.delete("page"))
+        return "old"
+
+    with app.test_request_context():
+        cache.set("page", "older")
+        assert page() == "old"
+        assert not cache.has("page")
