@@ -24,7 +24,7 @@ from .channels import Channel, ChannelMap
 from .handlers import USER, Handlers, dumps
 from .handshake import check_origins
 from .hub import Hub
-from .store import Presence, RowKind, Store
+from .store import HubStatus, Presence, RowKind, Store
 from .view import add_routes
 
 log = logging.getLogger(__name__)
@@ -191,6 +191,12 @@ class Cable:
         hub = self._state().hub
         return 0 if hub is None else hub.clients
 
+    def status(self) -> CableStatus:
+        """Return the clients of all processes, some seconds old, and how much is kept."""
+        store = self._state().store
+        hubs = tuple(store.hubs())
+        return CableStatus(sum(hub.clients for hub in hubs), hubs, store.messages())
+
     def script(self) -> Markup:
         """Return the script element that loads cable.js; in templates: ``cable_script()``."""
         return script.tag()
@@ -269,6 +275,16 @@ class Cable:
                 _inherited.append(state.hub)
                 state.hub = None
             state.store.after_fork()
+
+
+@dataclass(frozen=True)
+class CableStatus:
+    """What :meth:`Cable.status` returns."""
+
+    clients: int
+    processes: tuple[HubStatus, ...]
+    messages: int
+    """How many messages are kept for clients that come back."""
 
 
 @dataclass

@@ -67,6 +67,9 @@ SWEEP = 2.0
 GOODBYE = 3.0
 LAST_GOODBYE = 1.0
 
+#: Seconds between two notes of how many clients there are, for other processes.
+STATUS_INTERVAL = 5.0
+
 #: Seconds between two reports of who is present; the first comes sooner.
 PRESENCE_INTERVAL = 0.5
 PRESENCE_DELAY = 0.05
@@ -155,6 +158,7 @@ class Hub:
         self._reporting = False
         self._reported_at = 0.0
         self._looking_for_peers = False
+        self._noted: tuple[int, int] | None = None
 
         # Shared with other threads:
         self._mutex = threading.Lock()
@@ -250,6 +254,8 @@ class Hub:
     def _run(self) -> None:
         log.info("the cable's hub starts (pid %d)", os.getpid())
         self._every(SWEEP, self._sweep)
+        self._every(STATUS_INTERVAL, self._note_status)
+        self._pool.submit(self._find_dead_peers)
         self._every(1.0, self._ping_quiet)
         while not self._stopping:
             try:
@@ -789,6 +795,12 @@ class Hub:
 
         self._pool.submit(report)
         self._look_for_peers()
+
+    def _note_status(self) -> None:
+        now = (len(self._clients), len(self._topics))
+        if now != self._noted:
+            self._noted = now
+            self._pool.submit(partial(self._store.note_hub, self._life.name, *now))
 
     def _look_for_peers(self) -> None:
         """Begin to look regularly whether the processes of other members live."""

@@ -55,6 +55,8 @@ SCHEMA = Schema(
             "CREATE TABLE litestack_cable_members (channel TEXT NOT NULL, user TEXT NOT NULL, "
             "process TEXT NOT NULL, connections INTEGER NOT NULL, "
             "PRIMARY KEY (channel, user, process)) WITHOUT ROWID",
+            "CREATE TABLE litestack_cable_hubs (process TEXT PRIMARY KEY, pid INTEGER NOT NULL, "
+            "clients INTEGER NOT NULL, channels INTEGER NOT NULL) WITHOUT ROWID",
             "CREATE TABLE litestack_cable_boot (boot TEXT NOT NULL)",
         ]
     ],
@@ -88,6 +90,15 @@ class Presence:
     """Users, each once, and connections of nobody in particular."""
     users: tuple[str, ...]
     """The keys of the users, sorted."""
+
+
+@dataclass(frozen=True)
+class HubStatus:
+    """One process with clients, some seconds ago."""
+
+    pid: int
+    clients: int
+    channels: int
 
 
 @dataclass(frozen=True)
@@ -224,10 +235,33 @@ class Store:
                 )
             rows.extend(self._announce(connection, changes, describe))
 
+    def note_hub(self, process: str, clients: int, channels: int) -> None:
+        """Note how busy this process is, for :meth:`hubs`."""
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO litestack_cable_hubs (process, pid, clients, channels) "
+                "VALUES (?, ?, ?, ?)",
+                (process, os.getpid(), clients, channels),
+            )
+
+    def hubs(self) -> list[HubStatus]:
+        """Return the living processes that serve clients."""
+        with self._reading() as connection:
+            found = connection.execute(
+                "SELECT process, pid, clients, channels FROM litestack_cable_hubs ORDER BY pid"
+            ).fetchall()
+        return [HubStatus(*rest) for process, *rest in found if is_alive(self.run_path, process)]
+
+    def messages(self) -> int:
+        """Return how many messages are kept; there are no gaps."""
+        with self._reading() as connection:
+            first, last = self._bounds(connection)
+        return last - first + 1
+
     def forget_processes(
         self, processes: Iterable[str], describe: Callable[[str, Presence], str | None]
     ) -> None:
-        """Remove the members of processes that are no more."""
+        """Remove what processes that are no more have left."""
         with self._transaction() as (connection, rows):
             channels: dict[str, None] = {}
             for process in processes:
@@ -236,12 +270,16 @@ class Store:
                     (process,),
                 )
                 channels.update(dict.fromkeys(channel for (channel,) in found))
+                connection.execute("DELETE FROM litestack_cable_hubs WHERE process = ?", (process,))
             rows.extend(self._announce(connection, channels, describe))
 
     def processes(self) -> list[str]:
-        """Return the processes that have members, dead ones included."""
+        """Return the processes that have left a trace, dead ones included."""
         with self._reading() as connection:
-            found = connection.execute("SELECT DISTINCT process FROM litestack_cable_members")
+            found = connection.execute(
+                "SELECT process FROM litestack_cable_hubs "
+                "UNION SELECT process FROM litestack_cable_members"
+            )
             return [process for (process,) in found]
 
     def present(self, channel: str) -> Presence:
@@ -402,7 +440,7 @@ class Store:
                 ).fetchone()[0]
                 now = self._clock()
                 first = max(int(now * 1e6), highest + 1_000_000)
-                for table in ("messages", "members", "boot"):
+                for table in ("messages", "members", "hubs", "boot"):
                     connection.execute(f"DELETE FROM litestack_cable_{table}")
                 connection.execute(
                     "INSERT INTO litestack_cable_messages (id, kind, channel, data, at, last_byte)"

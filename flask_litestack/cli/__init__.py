@@ -14,6 +14,7 @@ from ..errors import LitestackError
 
 COMMANDS = (
     "backup",
+    "cable",
     "dbconsole",
     "doctor",
     "init",

@@ -26,6 +26,7 @@ from ..sqlite.health import Finding, Severity
 #: litestack.<name> -> the module of its report.
 REPORTS = {
     "db": "flask_litestack.cli._database",
+    "cable": "flask_litestack.cli.cable",
 }
 
 
