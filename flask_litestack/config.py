@@ -86,6 +86,13 @@ class Settings:
     jobs_timezone: str = "UTC"
     """The time zone of ``cron=``, such as "Europe/Berlin"."""
 
+    litestream_url: str | None = None
+    """Where ``flask litestack litestream`` copies the database to: s3://bucket/blog,
+    file:///mnt/backup/blog, or another address that Litestream knows."""
+
+    litestream_interval: float = 1.0
+    """What a lost disk may cost at most while that copy is made."""
+
 
 def load(config: Mapping[str, Any], *, instance_path: str, root_path: str) -> Settings:
     """Read the settings from an app's configuration.

@@ -28,7 +28,7 @@ def command(litestack: Litestack, source: Path, yes: bool, as_json: bool) -> Non
     """
     folder = litestack.settings.data_path
     litestack.db.engine.dispose()
-    _refuse_if_used(folder)
+    refuse_if_used(folder)
     manifest = backup.verify(source)
     if not yes:
         click.confirm(
@@ -48,7 +48,11 @@ def command(litestack: Litestack, source: Path, yes: bool, as_json: bool) -> Non
     )
 
 
-def _refuse_if_used(folder: Path) -> None:
+def refuse_if_used(folder: Path) -> None:
+    """Refuse while another process has a database of the folder open.
+
+    :raises BackupError: naming the processes.
+    """
     users = [
         process
         for process in processes_using(folder)

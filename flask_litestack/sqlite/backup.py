@@ -99,7 +99,7 @@ def backup(
                 copies = _copy_databases(snapshots, partial, progress, total)
             copies += [_copy_file(path, partial) for path in others]
             manifest = Manifest(moment.isoformat(), driver.version, tuple(copies))
-            (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+            _write_manifest(partial, manifest)
             result = _publish(partial, destination / name, compress)
         finally:
             _remove(partial)
@@ -107,6 +107,17 @@ def backup(
             for old in backups(destination)[:-keep] if keep > 0 else []:
                 _remove(old)
     return result, manifest
+
+
+def seal(folder: Path) -> Manifest:
+    """Check the databases in a folder, and make it a backup by writing its manifest.
+
+    :raises BackupError: if one is damaged.
+    """
+    copies = tuple(_check_database(path) for path in sorted(folder.iterdir()))
+    manifest = Manifest(datetime.now(UTC).isoformat(), driver.version, copies)
+    _write_manifest(folder, manifest)
+    return manifest
 
 
 def backups(destination: Path) -> list[Path]:
@@ -268,6 +279,10 @@ def _count(connection: driver.Connection, table: str) -> int:
     quoted = table.replace('"', '""')
     count: int = connection.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()[0]
     return count
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
 
 
 def _describe(path: Path, rows: Mapping[str, int] | None = None) -> Copy:
