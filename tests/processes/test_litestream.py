@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -79,10 +79,8 @@ def writing(shop: Path) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
         finally:
-            try:
+            with suppress(ProcessLookupError):  # it has ended by itself
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it has ended by itself
             process.wait()
 
 
