@@ -1,5 +1,6 @@
 """SQLite as database, cache, job queue and websocket bus for Flask: one folder, no servers."""
 
+from .cache import SQLiteCache as SQLiteCache
 from .errors import ArgumentsError as ArgumentsError
 from .errors import BackupError as BackupError
 from .errors import CableError as CableError

@@ -16,7 +16,7 @@ from flask import Flask, current_app, has_app_context
 from flask_caching.backends.base import BaseCache
 
 from .. import config as configuration
-from ..errors import ConfigError, LitestackError
+from ..errors import ConfigError, LitestackError, StoreError
 from ..sqlite import driver
 from .file import LEAST_SIZE, is_full
 from .leases import Contexts, watch_contexts
@@ -365,18 +365,24 @@ class SQLiteCache(BaseCache):
     # -- the rest -----------------------------------------------------------------------------
 
     def stats(self) -> Statistics:
-        """Count entries, bytes, hits and evictions. Walks through the file.
+        """Count entries, bytes, hits and evictions. Walks through the file; for people.
 
-        :raises Exception: what keeps the file from being read; this is for people.
+        :raises StoreError: if the file cannot be read.
         """
-        return self._store.statistics(self._clock())
+        try:
+            return self._store.statistics(self._clock())
+        except (driver.Error, Unavailable) as error:
+            raise StoreError(f"{self._store.file.path} cannot be read: {error}.") from error
 
     def clear_all(self) -> None:
-        """Delete everything, also the keys of other prefixes.
+        """Delete everything, also the keys of other prefixes; for people.
 
-        :raises Exception: what keeps the file from being written; this is for people.
+        :raises StoreError: if the file cannot be written.
         """
-        self._store.clear(b"", self._clock(), time.monotonic_ns())
+        try:
+            self._store.clear(b"", self._clock(), time.monotonic_ns())
+        except (driver.Error, Unavailable) as error:
+            raise StoreError(f"{self._store.file.path} cannot be emptied: {error}.") from error
 
     def close(self) -> None:
         """Close the file; the next call opens it again. Nothing may be in use."""

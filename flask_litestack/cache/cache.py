@@ -20,7 +20,7 @@ from .store import Statistics
 
 T = TypeVar("T")
 
-BACKEND = "flask_litestack.cache.SQLiteCache"
+BACKEND = "flask_litestack.SQLiteCache"
 
 
 class _PerApp:
@@ -148,6 +148,11 @@ class Cache(flask_caching.Cache):
         :raises ConfigError: with another ``CACHE_TYPE``.
         """
         return self.sqlite.stats()
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether the backend of the current app is ours."""
+        return isinstance(self.cache, SQLiteCache)
 
     @property
     def sqlite(self) -> SQLiteCache:

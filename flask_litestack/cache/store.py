@@ -83,18 +83,21 @@ class Entry(NamedTuple):
 class Statistics:
     """What all processes did with the cache since the file was made.
 
-    ``bytes`` is the size of the file without its free pages; the counters lag by up to ten
-    seconds for other processes.
+    Each process adds what it counted every ten seconds, and when it ends.
     """
 
     entries: int
     expired: int
-    bytes: int
-    size: int
+    """Entries among these that wait to be overwritten."""
+    used_size: int
+    """Bytes of the file, without its free pages."""
+    most_size: int
+    """``LITESTACK_CACHE_SIZE``."""
     hits: int
     misses: int
     writes: int
     refused: int
+    """Values not stored, because their key was deleted while they were computed."""
     evictions: int
 
     @property
@@ -361,7 +364,11 @@ class Store:
             pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
         counted = {name: totals.get(name, 0) for name in COUNTERS}
         return Statistics(
-            entries=entries, expired=expired, bytes=pages * PAGE, size=self._size, **counted
+            entries=entries,
+            expired=expired,
+            used_size=pages * PAGE,
+            most_size=self._size,
+            **counted,
         )
 
     def flush(self, now: float) -> None:

@@ -15,6 +15,7 @@ from ..errors import LitestackError
 COMMANDS = (
     "backup",
     "cable",
+    "cache",
     "dbconsole",
     "doctor",
     "init",

@@ -27,6 +27,7 @@ from ..sqlite.health import Finding, Severity
 REPORTS = {
     "db": "flask_litestack.cli._database",
     "cable": "flask_litestack.cli.cable",
+    "cache": "flask_litestack.cli.cache",
 }
 
 

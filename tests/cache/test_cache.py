@@ -50,7 +50,7 @@ def test_the_backend_works_with_flask_caching_alone(tmp_path: Path) -> None:
     app = Flask("shop")
     cache = PlainCache(
         config={
-            "CACHE_TYPE": "flask_litestack.cache.SQLiteCache",
+            "CACHE_TYPE": "flask_litestack.SQLiteCache",
             "CACHE_DEFAULT_TIMEOUT": 7,
             "LITESTACK_DATA_PATH": tmp_path,
             "LITESTACK_CACHE_SIZE": 2 << 20,
@@ -61,7 +61,7 @@ def test_the_backend_works_with_flask_caching_alone(tmp_path: Path) -> None:
         cache.set("key", [1])
         assert cache.get("key") == [1]
         assert cache.cache.default_timeout == 7
-        assert cache.cache.stats().size == 2 << 20
+        assert cache.cache.stats().most_size == 2 << 20
     assert (tmp_path / "cache.sqlite3").exists()
 
 
@@ -70,7 +70,7 @@ def test_the_data_path_comes_from_the_environment(
 ) -> None:
     monkeypatch.setenv("LITESTACK_DATA_PATH", str(tmp_path / "elsewhere"))
     app = Flask("shop")
-    cache = PlainCache(app, config={"CACHE_TYPE": "flask_litestack.cache.SQLiteCache"})
+    cache = PlainCache(app, config={"CACHE_TYPE": "flask_litestack.SQLiteCache"})
     with app.app_context():
         cache.set("key", 1)
     assert (tmp_path / "elsewhere" / "cache.sqlite3").exists()
