@@ -17,7 +17,7 @@ from .worker import EXIT_REPLACE
 log = logging.getLogger("flask_litestack.jobs")
 
 #: A child that lived for less than this, in seconds, waits before it starts the next time.
-SHORT_LIFE = 5.0
+SHORT_LIFE = 0.5
 LONGEST_DELAY = 10.0
 
 #: The exit code of a child that would fail again each time.
