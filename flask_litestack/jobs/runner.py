@@ -38,8 +38,8 @@ log = logging.getLogger("flask_litestack.jobs")
 
 #: A job that this release does not know is put back: during a deployment the web is newer than
 #: the worker for a while. After so many times of so many seconds it fails.
-UNKNOWN_DELAY = 10.0
-UNKNOWN_LIMIT = 30
+UNKNOWN_DELAY = 5.0
+UNKNOWN_LIMIT = 60
 
 #: So often a job is put back because the database was busy or the disk full, which is not its
 #: fault, before that counts as a failure of its own.

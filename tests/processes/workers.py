@@ -31,9 +31,10 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENC
 class Box:
     """A data folder, an app in this process that looks at it, and worker processes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, variables: dict[str, str]) -> None:
         self.folder = folder
-        self.app: Flask = create_app_at(folder)
+        self.variables = {"LITESTACK_DATA_PATH": str(folder), **variables}
+        self.app: Flask = _create_app(self.variables)
         self.logs: list[Path] = []
         self.commands: list[subprocess.Popen[bytes]] = []
 
@@ -52,7 +53,7 @@ class Box:
                 ],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment(LITESTACK_DATA_PATH=str(self.folder), **variables),
+                env=environment(**{**self.variables, **variables}),
                 start_new_session=True,
             )
         self.commands.append(process)
@@ -102,19 +103,19 @@ class Box:
         return process.wait(PATIENCE)
 
 
-def create_app_at(folder: Path) -> Flask:
-    os.environ["LITESTACK_DATA_PATH"] = str(folder)
+def _create_app(variables: dict[str, str]) -> Flask:
+    os.environ.update(variables)
     try:
-        app = create_app()
+        return create_app()
     finally:
-        del os.environ["LITESTACK_DATA_PATH"]
-    return app
+        for name in variables:
+            del os.environ[name]
 
 
 @contextmanager
-def box_at(folder: Path) -> Iterator[Box]:
-    """A box, and the end of its processes."""
-    box = Box(folder)
+def box_at(folder: Path, **variables: str) -> Iterator[Box]:
+    """A box whose processes have these environment variables, and the end of them."""
+    box = Box(folder, variables)
     with box.app.app_context():
         litestack.db.create_all()
         try:
