@@ -293,9 +293,10 @@ class Connection(driver.Connection):
         path = self._path()
         if path is None:
             return
-        with opening(path):
-            if self.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                self._use_wal(path)
+        if self._journal_mode() != "wal":
+            with opening(path):
+                if self._journal_mode() != "wal":
+                    self._use_wal(path)
         self.execute(f"PRAGMA synchronous = {synchronous}")
         self.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
         self.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT}")
@@ -675,6 +676,10 @@ class Connection(driver.Connection):
     def _path(self) -> Path | None:
         name = self.execute("PRAGMA database_list").fetchone()[2]
         return Path(name) if name else None
+
+    def _journal_mode(self) -> str:
+        mode: str = self.execute("PRAGMA journal_mode").fetchone()[0]
+        return mode
 
     def _use_wal(self, path: Path) -> None:
         """Switch a new file to WAL; a file that cannot be written stays as it is."""

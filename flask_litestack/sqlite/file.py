@@ -45,7 +45,7 @@ def open_files() -> list[File]:
 
 @contextmanager
 def opening(path: Path) -> Iterator[None]:
-    """Let one process at a time look at, and set, the journal mode of a new file.
+    """Let one process at a time set the journal mode of a new file.
 
     Several that do it at once get "database is locked" in spite of any timeout
     (tests/sqlite/test_connection.py).
