@@ -19,6 +19,7 @@ COMMANDS = (
     "dbconsole",
     "doctor",
     "init",
+    "jobs",
     "litestream",
     "restore",
     "serve",

@@ -28,6 +28,7 @@ REPORTS = {
     "db": "flask_litestack.cli._database",
     "cable": "flask_litestack.cli.cable",
     "cache": "flask_litestack.cli.cache",
+    "jobs": "flask_litestack.cli.jobs",
 }
 
 

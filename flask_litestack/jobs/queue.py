@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -228,6 +228,13 @@ class JobQueue:
         return count
 
     # -- see ----------------------------------------------------------------------------------
+
+    def is_used(self) -> bool:
+        """Tell whether there has ever been a job; creates nothing."""
+        if not self._database.path.exists():
+            return False
+        with closing(self._database.connect()) as connection:
+            return SCHEMA.is_there(connection)
 
     def get(self, job_id: int) -> Job | None:
         """Return a job, or None if there is none with this id (any more)."""

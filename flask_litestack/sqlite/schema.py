@@ -33,6 +33,10 @@ class Schema:
         """The newest version that this release knows."""
         return len(self.upgrades)
 
+    def is_there(self, connection: Connection) -> bool:
+        """Tell whether the tables exist, in any version that this release can use."""
+        return self._found(connection) > 0
+
     def ensure(self, connection: Connection) -> None:
         """Create or upgrade the tables unless they are there.
 
