@@ -153,7 +153,7 @@ def test_a_project_of_pyproject_toml_is_installed_as_one(plain: Path) -> None:
     done = litestack(plain, "init")
 
     assert "To the dependencies in pyproject.toml" in done.stdout
-    assert "pip install --no-cache-dir ." in (plain / "Dockerfile").read_text()
+    assert "install --no-cache-dir ." in (plain / "Dockerfile").read_text()
 
 
 def test_fly_toml_is_that_of_the_template(plain: Path) -> None:
