@@ -102,7 +102,8 @@ def make_venv() -> None:
 def works(*command: str) -> bool:
     """Tell whether a command can be run, and ends well."""
     try:
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        done = subprocess.run(command, capture_output=True, env=environment(), check=False)
+        return done.returncode == 0
     except OSError:
         return False
 
@@ -128,7 +129,7 @@ def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in UNSET}
     return kept | {
         "FLASK_APP": "blog",
-        "HOME": str(DEMO),  # cookiecutter keeps notes in the home folder
+        "HOME": str(DEMO),  # where cookiecutter and pip's helpers keep notes
         "LITESTACK_DATA_PATH": str(DEMO / "data"),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_INPUT": "1",
@@ -150,9 +151,9 @@ def serve(port: int, login: str) -> NoReturn:
             code = server.wait()
         except KeyboardInterrupt:
             server.terminate()
-            server.wait()
-            print("\nStopped. The data stays in .demo/data.")
-            code = 0
+            code = server.wait()
+    if code == 0:
+        print("\nStopped. The data stays in .demo/data.")
     sys.exit(code)
 
 
