@@ -66,15 +66,31 @@ def run(
     answers = [_answer(pipe) for pipe in pipes]
     for worker in workers:
         worker.join()
-    times = sorted(value for answer in answers for value in answer["times"])
+    times = [value for answer in answers for value in answer["times"]]
     elapsed = max(a["end"] for a in answers) - min(a["start"] for a in answers)
+    return summary(times, elapsed, sum(answer["retries"] for answer in answers))
+
+
+def summary(times: list[float], elapsed: float, retries: int = 0) -> Result:
+    """Sum up the seconds that each call of a run took."""
+    times.sort()
     return Result(
         rate=len(times) / elapsed,
         p50=_percentile(times, 0.5) * 1e3,
         p99=_percentile(times, 0.99) * 1e3,
         max=times[-1] * 1e3,
-        retries=sum(answer["retries"] for answer in answers),
+        retries=retries,
     )
+
+
+def print_rows(cell: str, row: dict[str, Result]) -> None:
+    """Print the results of one workload, a line for each peer."""
+    print(f"\n{cell:<44}{'ops/s':>9}{'p50 ms':>10}{'p99 ms':>10}{'max ms':>10}{'retries':>9}")
+    for name, r in row.items():
+        print(
+            f"  {name:<42}{r.rate:>9,.0f}{r.p50:>10.3f}{r.p99:>10.3f}{r.max:>10.1f}"
+            f"{r.retries:>9,.0f}"
+        )
 
 
 def _answer(pipe: Connection) -> dict[str, Any]:

@@ -30,6 +30,9 @@ ROUNDS = 3
 #: Each run of one workload on one peer takes this long.
 SECONDS = 1.0
 
+#: Where small differences matter, the peers take turns this often in a round.
+SLICES = 4
+
 STOCK, RECIPE, OURS, FULL, POSTGRES = (
     "stock SQLAlchemy",
     "usual WAL recipe",
@@ -41,17 +44,22 @@ STOCK, RECIPE, OURS, FULL, POSTGRES = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One workload with its number of workers. A maximum needs a longer look."""
+    """One workload with its number of workers.
+
+    A run takes ``longer`` times the usual, where a maximum is looked for, and is done in
+    ``slices``, the peers taking turns, where small differences matter.
+    """
 
     name: str
     workload: Workload
     processes: int = 1
     threads: int = 1
     longer: float = 1.0
+    slices: int = 1
 
 
-READ = Cell("point read, 1 process", _workloads.point_read)
-UPDATE = Cell("update, 1 process", _workloads.read_modify_write)
+READ = Cell("point read, 1 process", _workloads.point_read, slices=SLICES)
+UPDATE = Cell("update, 1 process", _workloads.read_modify_write, slices=SLICES)
 UPDATE_8 = Cell("update, 8 processes", _workloads.read_modify_write, processes=8, longer=2)
 UPDATE_THREADS = Cell("update, 8 threads", _workloads.read_modify_write, threads=8, longer=2)
 MIXED = [
@@ -163,18 +171,18 @@ def _table(peers: Sequence[Peer], folder: Path, rounds: int, seconds: float, onl
         for cell in CELLS:
             if only not in cell.name:
                 continue
-            for peer in [*peers[turn:], *peers[:turn]]:
+            for peer in [*peers[turn:], *peers[:turn]] * cell.slices:
                 result = _measure.run(
                     functools.partial(_workloads.prepare, peer, cell.workload),
                     processes=cell.processes,
                     threads=cell.threads,
-                    seconds=seconds * cell.longer,
+                    seconds=seconds * cell.longer / cell.slices,
                 )
                 results[cell.name][peer.name].append(result)
         if only in REQUEST:
-            for kind in _requests.KINDS:
+            for kind in [*_requests.KINDS] * SLICES:
                 result = _measure.run(
-                    lambda _, kind=kind: _requests.prepare(kind, folder), seconds=seconds
+                    lambda _, kind=kind: _requests.prepare(kind, folder), seconds=seconds / SLICES
                 )
                 results[REQUEST][kind].append(result)
         print(f"round {number + 1} of {rounds} done", file=sys.stderr)
@@ -187,12 +195,7 @@ def _table(peers: Sequence[Peer], folder: Path, rounds: int, seconds: float, onl
 def _print(table: Table) -> None:
     print(f"{time.strftime('%Y-%m-%d')}  {platform.platform()}  {os.cpu_count()} cores")
     for cell, row in table.items():
-        print(f"\n{cell:<36}{'ops/s':>9}{'p50 ms':>10}{'p99 ms':>10}{'max ms':>10}{'retries':>9}")
-        for name, r in row.items():
-            print(
-                f"  {name:<34}{r.rate:>9,.0f}{r.p50:>10.3f}{r.p99:>10.3f}{r.max:>10.1f}"
-                f"{r.retries:>9,.0f}"
-            )
+        _measure.print_rows(cell, row)
 
 
 def _judge(table: Table) -> int:
