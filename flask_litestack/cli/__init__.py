@@ -11,6 +11,7 @@ from importlib import import_module
 import click
 
 from ..errors import LitestackError
+from ..sqlite import filesystem
 
 COMMANDS = (
     "backup",
@@ -44,6 +45,11 @@ class LitestackGroup(click.Group):
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
+        except PermissionError as error:
+            raise click.ClickException(
+                f"{filesystem.user()} may not use {error.filename}; run the command as root, or as"
+                " the owner of the data folder."
+            ) from error
         except Exception as error:
             # SQLAlchemy wraps the errors that come out of a statement.
             ours = getattr(error, "orig", error)

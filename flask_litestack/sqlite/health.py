@@ -66,7 +66,7 @@ def check_sqlite(version: tuple[int, ...] = driver.version_info) -> Finding:
 def check_folder(path: Path) -> Iterator[Finding]:
     """Look at the data folder, and at the file system and the disk that it is on."""
     try:
-        if path.exists():
+        if _is_there(path):
             filesystem.prepare(path)
             what = f"{filesystem.describe(path)} can be written by {filesystem.user()}."
         else:
@@ -77,7 +77,7 @@ def check_folder(path: Path) -> Iterator[Finding]:
     else:
         yield Finding("data folder", Severity.OK, what)
     yield from _check_mount(path)
-    if path.is_dir():
+    if os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK):
         yield _check_space(path)
         yield from _check_owners(path)
         yield from _check_deleted(path)
@@ -212,6 +212,14 @@ def _check_deleted(path: Path) -> Iterator[Finding]:
                 " deleted or replaced: what it writes is lost.",
                 "Restart that process.",
             )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether the folder exists, or is hidden in one that this user cannot enter."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
 
 
 def _owner(path: Path) -> int | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,40 +89,85 @@ def test_a_person_reads_aligned_words_and_sizes(used_shop: Path) -> None:
     assert "\nprocesses  none\n" in text
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or not Path("/usr/bin/python3").exists(),
-    reason="becomes another user, so needs root and a Python outside root's home",
+#: A Python that another user may run too, which one in root's home is not.
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def can_become_another_user() -> bool:
+    if os.geteuid() != 0 or not Path(SYSTEM_PYTHON).exists():
+        return False
+    done = subprocess.run([SYSTEM_PYTHON, "-V"], capture_output=True, text=True)
+    return done.stdout.split()[1].split(".")[:2] == list(map(str, sys.version_info[:2]))
+
+
+as_another_user = pytest.mark.skipif(
+    not can_become_another_user(),
+    reason="becomes another user, so needs root and the same Python outside root's home",
 )
-def test_root_leaves_no_file_of_its_own_in_another_users_folder(used_shop: Path) -> None:
-    """As in the console of a server, whose app runs as another user."""
-    interpreter = "/usr/bin/python3"
-    version = subprocess.run([interpreter, "-V"], capture_output=True, text=True).stdout
-    if version.split()[1].split(".")[:2] != list(map(str, sys.version_info[:2])):
-        pytest.skip("the system's Python is another version")
-    for folder in [used_shop, *used_shop.parents][:3]:
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def public_shop(used_shop: Path) -> Iterator[Path]:
+    """The app of used_shop in a folder that everyone can enter, its data being nobody's."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "shop"
+        shutil.copytree(used_shop, folder)
+        Path(name).chmod(0o755)
         folder.chmod(0o755)
-    data = used_shop / "data"
-    for path in [data, *data.rglob("*")]:
-        os.chown(path, 65534, 65534)
-    (used_shop / "wsgi.py").write_text(
+        for path in [folder / "data", *(folder / "data").rglob("*")]:
+            os.chown(path, NOBODY, NOBODY)
+        yield folder
+
+
+def by_system_python(
+    folder: Path, *command: str, uid: int = 0, app: str = "shop"
+) -> subprocess.CompletedProcess[str]:
+    """Run ``flask litestack COMMAND`` as a user."""
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    variables = environment(FLASK_APP=app, LITESTACK_DATA_PATH=str(folder / "data"))
+    variables["PYTHONPATH"] += f"{os.pathsep}{packages}"
+    return subprocess.run(
+        [SYSTEM_PYTHON, "-m", "flask", "litestack", *command],
+        cwd=folder,
+        env=variables,
+        user=uid,
+        capture_output=True,
+        text=True,
+    )
+
+
+@as_another_user
+@pytest.mark.parametrize("command", ["status", "doctor"])
+def test_root_leaves_no_file_of_its_own_in_another_users_folder(
+    public_shop: Path, command: str
+) -> None:
+    """As in the console of a server, whose app runs as another user."""
+    (public_shop / "wsgi.py").write_text(
         "from shop import create_app, litestack\n"
         "app = create_app()\n"
         "with app.app_context(), litestack.db.write():\n"
-        "    pass\n"
+        "    pass  # an app that uses its database as soon as it is loaded\n"
     )
-    packages = next(path for path in sys.path if path.endswith("site-packages"))
-    variables = environment(FLASK_APP="wsgi", LITESTACK_DATA_PATH=str(data))
-    variables["PYTHONPATH"] += f":{packages}"
 
-    for command in ("status", "doctor"):
-        done = subprocess.run(
-            [interpreter, "-m", "flask", "litestack", command],
-            cwd=used_shop,
-            env=variables,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr + done.stdout
+    done = by_system_python(public_shop, command, app="wsgi")
 
-    assert {path.stat().st_uid for path in data.rglob("*")} == {65534}
+    assert done.returncode == 0, done.stderr + done.stdout
+    data = public_shop / "data"
     assert (data / "run").exists()
+    assert {path.stat().st_uid for path in data.rglob("*")} == {NOBODY}
+
+
+@as_another_user
+def test_who_may_not_read_the_folder_is_told_who_may(public_shop: Path) -> None:
+    os.chown(public_shop / "data", 0, 0)
+
+    status = by_system_python(public_shop, "status", uid=NOBODY)
+    doctor = by_system_python(public_shop, "doctor", uid=NOBODY)
+
+    assert status.returncode == 1
+    assert "Traceback" not in status.stderr + doctor.stderr
+    assert "run the command as root" in status.stderr
+    assert doctor.returncode == 1
+    assert "is not writable for user nobody (uid 65534)" in doctor.stdout
