@@ -131,12 +131,24 @@ def _commands(context: click.Context, command: click.Command) -> Iterator[str]:
         yield "| option | meaning |\n|---|---|"
         for option in options:
             names = ", ".join(option.opts) + ("" if option.is_flag else f" {_metavar(option)}")
-            yield f"| `{names}` | {option.help} |"
+            yield f"| `{names}` | {_meaning(option)} |"
         yield ""
 
 
 def _metavar(option: click.Option) -> str:
-    return option.metavar or option.type.name.upper()
+    kind = "TEXT" if isinstance(option.type, click.Choice) else option.type.name.upper()
+    return option.metavar or kind.removesuffix(" RANGE")
+
+
+def _meaning(option: click.Option) -> str:
+    parts = [option.help or ""]
+    if isinstance(option.type, click.Choice):
+        parts.append(f"One of {', '.join(option.type.choices)}.")
+    if option.show_default:
+        default = option.default
+        values = default if isinstance(default, (list, tuple)) else [default]
+        parts.append(f"Default: {', '.join(map(str, values))}.")
+    return " ".join(filter(None, parts))
 
 
 def _errors() -> Iterator[str]:
