@@ -64,17 +64,18 @@ class CacheFile:
         self.run_path = folder / "run"
         self._size = size
         pages = size // PAGE
-        self._wal_pages = min(1000, pages // 16)
-        #: The most pages that the file itself may have; the last transaction before a checkpoint
-        #: goes beyond the limit of the WAL.
-        self.pages = pages - self._wal_pages * 5 // 4
+        #: Pages at which the WAL is emptied.
+        self.wal_pages = min(1000, pages // 32)
+        #: The most pages that the file itself may have; the rest is for a WAL that readers keep
+        #: from being used again.
+        self.pages = pages - 3 * self.wal_pages
         self.pool = Pool(self.path, timeout, self._prepare, watch)
         self.recency: Recency | None = None
         self._inode = 0
 
     def batch(self, most: int) -> int:
         """Return how many rows to change in one transaction, so that the WAL keeps its size."""
-        return max(8, min(most, self._wal_pages // 3))
+        return max(8, min(most, self.wal_pages // 3))
 
     def open(self) -> Connection:
         """Open one more connection; the first one makes the file or replaces a useless one.
@@ -102,6 +103,13 @@ class CacheFile:
             self.recency.mark()
             self._inode = os.stat(self.path).st_ino
         return connection
+
+    def wal_size(self) -> int:
+        """Return the bytes of the WAL."""
+        try:
+            return os.stat(f"{self.path}-wal").st_size
+        except FileNotFoundError:
+            return 0
 
     def moved(self) -> bool:
         """Whether someone has deleted or replaced the file that this process has open."""
@@ -173,8 +181,9 @@ class CacheFile:
 
     def _prepare(self, connection: Connection) -> None:
         connection.execute(f"PRAGMA max_page_count = {self.pages}")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {self._wal_pages}")
-        connection.execute(f"PRAGMA journal_size_limit = {self._wal_pages * PAGE}")
+        # The store empties the WAL itself. SQLite's own checkpoints never get to its end while
+        # several processes always read, and then it only grows.
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
 
     def _set_aside(self, reason: str) -> None:
         log.warning("the cache file is set aside as %s.corrupt: %s", self.path, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import sys
 import threading
 import time
@@ -37,9 +38,13 @@ WINDOW = 48
 #: From this need in bytes on whole leaves are emptied: only that frees pages.
 LARGE = 16 * 1024
 
-#: Writes of this process between two looks at how full the file is.
+#: The most writes, and bytes, of this process between two looks at how full the file is.
 WRITES_PER_CHECK = 32
 BYTES_PER_CHECK = 64 * 1024
+
+#: Seconds to wait for the readers that keep the WAL from being emptied, and until the next wait.
+CHECKPOINT_WAIT = 0.1
+CHECKPOINT_PAUSE = 1.0
 
 #: The most rows of one transaction, so that nobody waits long.
 BATCH = 500
@@ -148,6 +153,8 @@ class Store:
         self._eager = 0
         self._owed_rows = 0
         self._owed_bytes = 0
+        self._wal_size = 0
+        self._checkpoint_at = 0.0
         self._writes_to_check = 0
         self._bytes_to_check = 0
 
@@ -275,7 +282,7 @@ class Store:
             batch = entries[start : start + size]
             for attempt in range(ATTEMPTS):
                 try:
-                    with self._writing(self._clock()) as connection:
+                    with self._writing(self._clock(), bounded=True) as connection:
                         if attempt:
                             need = sum(entry.size for entry, _ in batch)
                             self._evict_much(connection, batch[0][0], need, attempt)
@@ -448,10 +455,16 @@ class Store:
             connection.home.append(connection)
 
     @contextmanager
-    def _writing(self, now: float) -> Iterator[Connection]:
-        """Begin a transaction in turn; it ends with the block."""
+    def _writing(self, now: float, bounded: bool = False) -> Iterator[Connection]:
+        """Begin a transaction in turn; it ends with the block.
+
+        :param bounded: whether it adds something, and so must keep the WAL small first.
+        """
         self._take_turn(now)
         try:
+            if bounded:
+                with self._taken(now) as connection:
+                    self._bound_wal(connection)
             with self._transaction(now) as connection:
                 yield connection
         finally:
@@ -484,6 +497,7 @@ class Store:
         try:
             connection = self._take(now)
             try:
+                self._bound_wal(connection)
                 try:
                     return self._write_once(connection, sql, bound, entry)
                 except driver.OperationalError as error:
@@ -558,8 +572,9 @@ class Store:
 
     def _check_room(self, connection: Connection) -> None:
         """Look at how full the file is, and set how much is evicted for what is inserted."""
-        self._writes_to_check = WRITES_PER_CHECK
-        self._bytes_to_check = BYTES_PER_CHECK
+        self._writes_to_check = min(WRITES_PER_CHECK, self.file.wal_pages // 4)
+        self._bytes_to_check = min(BYTES_PER_CHECK, self.file.wal_pages * PAGE)
+        self._wal_size = self.file.wal_size()
         free = (
             self.file.pages
             - _pragma(connection, "page_count")
@@ -569,6 +584,37 @@ class Store:
         self._eager = 0 if free >= reserve else 2 if free >= reserve // 2 else 3
         if not self._eager:
             self._owed_rows = self._owed_bytes = 0
+
+    def _bound_wal(self, connection: Connection) -> None:
+        """Move what is in the WAL to the file and empty it, if it is large enough.
+
+        :raises Unavailable: if it cannot be emptied and is as large as the whole cache may be.
+        """
+        if self._wal_size <= self.file.wal_pages * PAGE:
+            return
+        began = now = time.monotonic()
+        wait = CHECKPOINT_WAIT if began >= self._checkpoint_at else 0.0
+        connection.execute(f"PRAGMA busy_timeout = {int(wait * 1000)}")
+        try:
+            while self._checkpoint(connection) and now < began + wait:
+                # Someone else is at it, and needs a moment without writers.
+                time.sleep(random.uniform(0.0005, 0.001))
+                now = time.monotonic()
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {int(WAIT * 1000)}")
+        if wait and now >= began + wait:  # a reader is in the way: do not wait for it each time
+            self._checkpoint_at = now + CHECKPOINT_PAUSE
+        if self._wal_size > self._size:
+            raise Unavailable(
+                "a process has been reading from it for so long that its WAL is as large as "
+                "LITESTACK_CACHE_SIZE"
+            )
+
+    def _checkpoint(self, connection: Connection) -> bool:
+        """Try to empty the WAL; return whether it is still far too large."""
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._wal_size = self.file.wal_size()
+        return self._wal_size > 2 * self.file.wal_pages * PAGE
 
     def _is_due(self) -> bool:
         return self._owed_rows >= INSERTS_PER_EVICTION or self._owed_bytes >= LARGE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from flask import Flask, g
@@ -153,7 +154,7 @@ def test_a_rollback_leaves_the_value_in_place(app: Flask, litestack: Litestack) 
     cache = litestack.cache
     with app.app_context():
         cache.set("key", "old")
-        with pytest.raises(ZeroDivisionError), litestack.db.write():
+        with suppress(ZeroDivisionError), litestack.db.write():
             cache.delete("key")
             assert cache.get("key") is None
             raise ZeroDivisionError
@@ -164,7 +165,7 @@ def test_a_rollback_leaves_the_value_in_place(app: Flask, litestack: Litestack) 
         litestack.db.session.rollback()
         assert cache.get("key") == "old"
         with litestack.db.write() as session:
-            with pytest.raises(ZeroDivisionError), session.begin_nested():
+            with suppress(ZeroDivisionError), session.begin_nested():
                 cache.delete("key")
                 assert cache.get("key") is None
                 raise ZeroDivisionError
