@@ -71,8 +71,10 @@ class JobTester:
             if crons:
                 Timetable(self._jobs, self._jobs.schedules()).enqueue(claims, self._jobs.now())
             while True:
+                claims.begin()
                 claims.promote(self._jobs.now())
                 taken = claims.take([queue], 1, now=self._jobs.now())
+                claims.commit()
                 if not taken:
                     break
                 (claim,) = taken

@@ -449,7 +449,7 @@ OVERRAN = Failure(
 def _killed(crashes: int) -> Failure:
     text = "the worker process was killed while the job ran"
     if crashes >= MAX_CRASHES:
-        text += f", for the {crashes}th time: it is not tried again"
+        text += f", {crashes} times now: it is not tried again"
     return Failure(f"WorkerKilledError: {text}")
 
 

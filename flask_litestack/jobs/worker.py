@@ -168,7 +168,7 @@ class Worker:
         self._runner = Runner(self._app, self._jobs, self._life.name, retention)
         self._peers = Peers(run_path, WORKER, self._life.name)
         self._timetable = Timetable(self._jobs, self._jobs.schedules())
-        self._batch = BatchSize(self._threads)
+        self._batch = BatchSize()
         self._inbox: SimpleQueue[Claim | None] = SimpleQueue()
         self._ended: deque[Outcome | Claim] = deque()  # a Claim: it was lost, nothing to store
         self._unstored: list[Outcome] = []
@@ -236,7 +236,6 @@ class Worker:
             active = _Active(claim, CurrentJob(claim), self._jobs.now(), self._timeout_of(claim))
             self._active[slot] = active
             self._board.begin(slot, claim.id, active.started)
-            began = _now()
             try:
                 outcome: Outcome | None = self._runner.run(claim, active.current)
             except JobTimeout as error:
@@ -247,7 +246,7 @@ class Worker:
             self._active[slot] = None
             if active.is_given_up:
                 return  # another thread has taken this one's place
-            took = _now() - began
+            took = _now() - active.began
             self._batch.learn(took)
             self._ended.append(claim if outcome is None else outcome)
             if self._listens and self._is_news(outcome, took):
@@ -387,7 +386,7 @@ class Worker:
             self._inbox.put(claim)
         if claims:
             self._started_waiting = _now()
-            self._low = self._batch.size // 2
+            self._low = len(claims) // 2
 
     def _collect(self) -> None:
         """Take what the threads have finished."""
@@ -448,9 +447,17 @@ class Worker:
         """How many jobs to claim now: a few large claims are better than many small ones."""
         if self._stopping or (self._lost_threads and self._supervised):
             return 0
-        size = self._batch.size
-        room = size - len(self._in_hand) + len(self._unstored)
-        return room if room >= size // 2 or self._inbox.empty() else 0
+        late = _now() - PATIENCE
+        slow = sum(
+            active is not None and not active.is_given_up and active.began < late
+            for active in self._active
+        )
+        free = self._threads - slow  # threads that will soon come for another job
+        if free <= 0:
+            return 0
+        size = self._batch.size(free)
+        room = size - (len(self._in_hand) - slow) + len(self._unstored)
+        return max(0, room) if room >= size // 2 or self._inbox.empty() else 0
 
     def _unwanted(self, now: float) -> list[Claim]:
         """Take back what waits for a thread in vain."""
@@ -662,12 +669,13 @@ class Worker:
 class _Active:
     """A job while a thread runs it."""
 
-    __slots__ = ("claim", "current", "deadline", "is_given_up", "overran_at", "started")
+    __slots__ = ("began", "claim", "current", "deadline", "is_given_up", "overran_at", "started")
 
     def __init__(self, claim: Claim, current: CurrentJob, started: float, deadline: float) -> None:
         self.claim = claim
         self.current = current
         self.started = started
+        self.began = _now()
         self.deadline = deadline
         self.overran_at: float | None = None
         self.is_given_up = False

@@ -158,7 +158,7 @@ def test_an_enum_that_cannot_be_imported_is_refused() -> None:
 
 def test_an_enum_that_is_gone() -> None:
     text = encode("send", (Colour.RED,), {}).replace("Colour", "Color")
-    with pytest.raises(ArgumentsError, match="no Enum .*Color any more"):
+    with pytest.raises(ArgumentsError, match=r"no Enum .*Color any more"):
         decode(text)
 
 

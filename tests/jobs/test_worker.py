@@ -1,0 +1,179 @@
+"""A worker in a thread of the test's process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_litestack import Litestack
+from flask_litestack.jobs import Job, current_job
+from flask_litestack.jobs.batch import LARGEST, BatchSize
+from flask_litestack.jobs.worker import Worker
+
+
+@contextmanager
+def working(app: Flask, litestack: Litestack, **options: Any) -> Iterator[Worker]:
+    values: dict[str, Any] = {"queues": ["*"], "threads": 2, **options}
+    worker = Worker(app, litestack.jobs, **values)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    with app.app_context():
+        until(lambda: litestack.jobs.workers())
+    try:
+        yield worker
+    finally:
+        worker.stop(5)
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def context(app: Flask, litestack: Litestack) -> Iterator[None]:
+    with app.app_context():
+        yield
+        litestack.db.close_session()
+
+
+def state(litestack: Litestack, job: Job) -> str:
+    found = litestack.jobs.get(job.id)
+    assert found is not None
+    return found.state
+
+
+@pytest.mark.usefixtures("context")
+def test_a_running_job_hears_that_it_is_cancelled(app: Flask, litestack: Litestack) -> None:
+    @litestack.task
+    def long() -> None:
+        for _ in range(1000):
+            time.sleep(0.01)
+            current_job().check()  # type: ignore[union-attr]
+
+    with working(app, litestack):
+        job = long.enqueue()
+        until(lambda: litestack.jobs.workers()[0].running)
+        (running,) = litestack.jobs.workers()[0].running
+        assert (running.id, running.task) == (job.id, long.name)
+        assert litestack.jobs.cancel(job.id).cancel_requested
+        until(lambda: state(litestack, job) == "cancelled")
+
+
+@pytest.mark.usefixtures("context")
+def test_short_jobs_do_not_wait_for_slow_ones(app: Flask, litestack: Litestack) -> None:
+    """What was claimed ahead is put back when no thread gets to it."""
+    release = threading.Event()
+
+    @litestack.task
+    def quick(n: int) -> None:
+        pass
+
+    @litestack.task
+    def slow() -> None:
+        release.wait(20)
+
+    with working(app, litestack, threads=1) as first:
+        for n in range(200):
+            quick.enqueue(n)
+        until(lambda: litestack.jobs.counts()["succeeded"] == 200)
+        assert first._batch.size(1) > 10  # it claims ahead by now
+        litestack.jobs.enqueue_many([slow.call(), *(quick.call(n) for n in range(20))])
+        until(lambda: litestack.jobs.counts()["running"] == 1)
+        assert litestack.jobs.counts()["queued"] == 20
+        with working(app, litestack, threads=1):
+            until(lambda: litestack.jobs.counts()["succeeded"] == 220)
+        release.set()
+        until(lambda: litestack.jobs.counts()["succeeded"] == 221)
+
+
+@pytest.mark.usefixtures("context")
+def test_pause_and_resume(app: Flask, litestack: Litestack) -> None:
+    @litestack.task(queue="mail")
+    def send() -> None:
+        pass
+
+    with working(app, litestack):
+        litestack.jobs.pause("mail")
+        job = send.enqueue()
+        time.sleep(0.1)
+        assert state(litestack, job) == "queued"
+        litestack.jobs.resume("mail")
+        until(lambda: state(litestack, job) == "succeeded")
+
+
+@pytest.mark.usefixtures("context")
+def test_a_worker_takes_only_from_its_queues(app: Flask, litestack: Litestack) -> None:
+    @litestack.task
+    def act() -> None:
+        pass
+
+    with working(app, litestack, queues=["a"]):
+        other = act.enqueue()
+        mine = act.using(queue="a").enqueue()
+        until(lambda: state(litestack, mine) == "succeeded")
+        assert state(litestack, other) == "queued"
+
+
+@pytest.mark.usefixtures("context")
+def test_a_scheduled_job_that_comes_first_is_not_slept_through(
+    app: Flask, litestack: Litestack
+) -> None:
+    @litestack.task
+    def act() -> None:
+        pass
+
+    with working(app, litestack):
+        act.using(run_after=60).enqueue()
+        soon = act.using(run_after=0.2).enqueue()
+        began = time.monotonic()
+        until(lambda: state(litestack, soon) == "succeeded")
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.usefixtures("context")
+def test_a_worker_that_stops_leaves_nothing_behind(app: Flask, litestack: Litestack) -> None:
+    @litestack.task
+    def act() -> None:
+        pass
+
+    with working(app, litestack):
+        act.enqueue()
+    assert litestack.jobs.workers() == []
+    left = [path.name for path in litestack.jobs.run_path.iterdir()]
+    assert not [name for name in left if name.partition("-")[0] in ("worker", "jobs", "control")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("litestack-job")]
+
+
+@pytest.mark.usefixtures("context")
+def test_drain_runs_what_jobs_enqueue_too(app: Flask, litestack: Litestack) -> None:
+    @litestack.task
+    def count_down(n: int) -> None:
+        if n:
+            count_down.enqueue(n - 1)
+
+    count_down.enqueue(20)
+    worker = Worker(app, litestack.jobs, queues=["*"], threads=2, drain=True)
+    assert worker.run() == 0
+    assert worker.progress.succeeded == 21
+
+
+def test_batches_grow_with_short_jobs_and_shrink_with_long_ones() -> None:
+    batch = BatchSize()
+    assert batch.size(4) == 4
+    for _ in range(100):
+        batch.learn(0.00005)
+    assert batch.size(4) == LARGEST
+    for _ in range(30):
+        batch.learn(10.0)
+    assert batch.size(4) <= 5
