@@ -32,9 +32,9 @@ from typing import Any, Protocol
 from wsproto.frame_protocol import Opcode
 
 from ..process.liveness import Life, holder
-from ..process.wakeup import Mailbox
 from . import protocol, sockets
 from .clients import MAX_INBOX, MAX_SUBSCRIPTIONS, Client, Held, Leave, Message, State, Topic
+from .follower import Follower
 from .frames import (
     BadFrame,
     Close,
@@ -169,16 +169,14 @@ class Hub:
         self._stopping = False
 
         self._selector = selectors.DefaultSelector()
-        self._mailbox = Mailbox(store.run_path, RUN_KIND)
         self._life = Life(store.run_path, RUN_KIND)
         self._bell, self._clapper = socket.socketpair()
         for end in (self._bell, self._clapper):
             end.setblocking(False)
         self._selector.register(self._bell, selectors.EVENT_READ, self._on_bell)
-        self._selector.register(self._mailbox, selectors.EVENT_READ, self._on_mail)
-        self._news = False
-        self._position = store.last_id()
-        store.listen(self._on_append)
+        self._log = Follower(store)
+        self._selector.register(self._log, selectors.EVENT_READ, self._log.wake)
+        store.listen(self._on_append, self._log.mailbox)
         self._thread = threading.Thread(target=self._run, name="litestack-cable-hub", daemon=True)
         self._thread.start()
 
@@ -187,7 +185,7 @@ class Hub:
     @property
     def position(self) -> int:
         """The id of the last message seen."""
-        return self._position
+        return self._log.position
 
     @property
     def clients(self) -> int:
@@ -267,8 +265,9 @@ class Hub:
         log.info("the cable's hub ends (pid %d)", os.getpid())
 
     def _turn(self) -> None:
-        busy = self._deliveries or self._calls or self._local or self._news
-        events = self._selector.select(0 if busy else self._until_next_timer())
+        busy = self._deliveries or self._calls or self._local
+        wait = 0.0 if busy else self._log.wait_at_most(self._until_next_timer())
+        events = self._selector.select(wait)
         for start in range(0, len(events), CHUNK):
             for key, mask in events[start : start + CHUNK]:
                 if type(key.data) is Client:
@@ -277,7 +276,7 @@ class Hub:
                     key.data()
             self._deliver()
         self._run_calls()
-        if (self._news or self._local) and len(self._deliveries) < MAX_DELIVERIES:
+        if (self._log.news or self._local) and len(self._deliveries) < MAX_DELIVERIES:
             self._catch_up()
         self._deliver()
         self._run_timers()
@@ -341,38 +340,29 @@ class Hub:
         if len(self._local) < MAX_DELIVERIES:
             self._local.extend(rows)
         else:
-            self._news = True
+            self._log.news = True
         self._ring()
 
-    def _on_mail(self) -> None:
-        while self._reader.read(self._mailbox.fileno()):
-            pass
-        self._news = True
-
     def _sweep(self) -> None:
-        self._news = True
+        self._log.news = True
 
     def _catch_up(self) -> None:
         """Take what is new: from memory where nothing lies in between, else from the log."""
         local = self._local
-        while local and local[0].id <= self._position + 1:
+        while local and local[0].id <= self._log.position + 1:
             row = local.popleft()
-            if row.id > self._position:
+            if row.id > self._log.position:
                 self._take(row)
-        if not local and not self._news:
+        if not local and not self._log.news:
             return
-        self._news = False
-        rows = self._store.after(self._position)
-        if not rows:
-            return
-        self._news = True  # there may be more
-        if rows[0].id != self._position + 1:
+        rows = self._log.read()
+        if rows and rows[0].id != self._log.position + 1:
             self._missed_some(rows[0].id - 1)
         for row in rows:
             self._take(row)
 
     def _take(self, row: Row) -> None:
-        self._position = row.id
+        self._log.position = row.id
         if row.kind == RowKind.DISCONNECT:
             self._sign_out(json.loads(row.data), row.id)
             return
@@ -584,7 +574,7 @@ class Hub:
         """Ask the clients that are due whether they are still there; drop the silent ones."""
         now = int(time.monotonic())
         due = [second for second in self._to_ping if second <= now]
-        position = self._deliveries[0][1].id - 1 if self._deliveries else self._position
+        position = self._deliveries[0][1].id - 1 if self._deliveries else self._log.position
         # The position lets a client resume whose channels are quiet for longer than messages are
         # kept, and lets a page hear that the server is there: it does not see pings.
         frames = {kind: keep_alive(kind, protocol.position(position), position) for kind in Kind}
@@ -675,7 +665,7 @@ class Hub:
         self._on_pool(
             client,
             partial(self._backend.subscribe, client, name, request.since),
-            partial(self._decided, client, request, self._position),
+            partial(self._decided, client, request, self._log.position),
         )
 
     def _decided(
@@ -696,10 +686,10 @@ class Hub:
             return
         client.subscriptions[name] = decision.tell_leave
         replay = decision.replay
-        topic.subscribers[client] = max(self._position, replay.last_id if replay else 0)
+        topic.subscribers[client] = max(self._log.position, replay.last_id if replay else 0)
         missed = not held.complete or (replay is not None and replay.missed)
         if not held.complete:
-            position = self._position
+            position = self._log.position
         elif replay is not None and not replay.missed and request.since is not None:
             position = request.since
         self._send(client, protocol.subscribed(name, position, decision.data), position)
@@ -843,7 +833,7 @@ class Hub:
 
     def _say_goodbye(self) -> None:
         """Close every connection with 1001 and wait a moment until the clients have read it."""
-        self._store.listen(None)
+        self._store.listen(None, None)
         for client in list(self._clients):
             with suppress(Exception):
                 self._close(client, Close.GOING_AWAY, "the server restarts")
@@ -864,7 +854,7 @@ class Hub:
             self._store.forget_processes([self._life.name], self._backend.describe)
         self._pool.stop()
         self._selector.close()
-        self._mailbox.close()
+        self._log.close()
         self._life.close()
         self._bell.close()
         self._clapper.close()

@@ -13,6 +13,7 @@ import secrets
 import select
 import socket
 import sys
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,9 @@ _HIDDEN = ".busy"
 
 #: sockaddr_un holds 108 bytes on Linux and 104 on macOS, with the final zero.
 _LONGEST_PATH = 100
+
+#: Nanoseconds: twice the coarsest tick of a kernel.
+_TICK = 20_000_000
 
 _HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX")
 
@@ -106,18 +110,17 @@ class Mailbox:
             os.rename(self._run_path / (self._name + old), self._run_path / (self._name + new))
 
 
-def wake(run_path: Path, kind: str, *, limit: int | None = None) -> int:
-    """Wake the mailboxes of a kind, or ``limit`` of them picked at random.
+def wake(
+    run_path: Path, kind: str, *, limit: int | None = None, besides: Mailbox | None = None
+) -> int:
+    """Wake the mailboxes of a kind, or ``limit`` of them picked at random, but not ``besides``.
 
     Return how many are awake now. A socket nobody listens to any more is removed; one that
     belongs to another user is passed over.
     """
-    try:
-        names = [name for name in os.listdir(run_path) if _is(name, kind, _LISTENING)]
-    except FileNotFoundError:
-        return 0
+    names = _listening(os.fspath(run_path), kind)
     if limit is not None and len(names) > limit:
-        random.shuffle(names)
+        names = random.sample(names, len(names))
     woken = 0
     for name in names:
         if woken == limit:
@@ -134,6 +137,27 @@ def wake(run_path: Path, kind: str, *, limit: int | None = None) -> int:
                 continue
         woken += 1
     return woken
+
+
+def _listening(folder: str, kind: str) -> list[str]:
+    """Return the sockets of a kind, from memory if the folder has not changed since."""
+    try:
+        changed = os.stat(folder).st_mtime_ns
+        known = _listings.get((folder, kind))
+        if known is not None and known[0] == changed:
+            return known[1]
+        began = time.time_ns()
+        names = [name for name in os.listdir(folder) if _is(name, kind, _LISTENING)]
+    except FileNotFoundError:
+        return []
+    # A second change within a tick of the kernel's clock would not show in the folder's time.
+    if changed < began - _TICK:
+        _listings[folder, kind] = (changed, names)
+    return names
+
+
+#: (folder, kind) -> the folder's time of change, and the sockets then.
+_listings: dict[tuple[str, str], tuple[int, list[str]]] = {}
 
 
 def _is(name: str, kind: str, suffix: str) -> bool:

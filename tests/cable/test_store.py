@@ -55,7 +55,7 @@ def test_ids_have_no_gaps_and_begin_above_those_of_any_earlier_log(
 
 def test_the_listener_is_told_in_order_by_however_many_threads(store: Store) -> None:
     told: list[int] = []
-    store.listen(lambda rows: told.extend(row.id for row in rows))
+    store.listen(lambda rows: told.extend(row.id for row in rows), None)
     threads = [
         threading.Thread(target=lambda: [say(store, n) for n in range(50)]) for _ in range(4)
     ]

@@ -1,0 +1,1 @@
+"""The servers and clients that benchmarks/cable.py puts beside each other."""
