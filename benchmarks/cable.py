@@ -34,9 +34,6 @@ SOCKETIO = [masked(b"40"), masked(b'42["subscribe","posts/7"]')]
 SOCKETIO_PATH = "/socket.io/?EIO=4&transport=websocket"
 
 GUNICORN = [sys.executable, "-m", "gunicorn", "--workers", "1", "--backlog", "2048"]
-    sys.executable,
-    *["-m", "gunicorn", "--workers", "1", "--backlog", "2048", "--log-level", "error"],
-]
 LOAD = [sys.executable, "-m", "benchmarks.cable_apps.load"]
 
 OURS = "ours"
