@@ -220,12 +220,10 @@ class Database:
         session = self._session_if_used()
         if session is None:
             return False
+        if _is_explicit(session) or _is_pending(session):
+            return True
         connection = self._raw_if_used(session)
-        return (
-            _is_explicit(session)
-            or _is_pending(session)
-            or (connection is not None and (connection.writing or connection.awaits_commit))
-        )
+        return connection is not None and (connection.writing or connection.awaits_commit)
 
     def session_connection(self) -> Connection:
         """Return the DB-API connection that the session uses, and begins its transaction on."""

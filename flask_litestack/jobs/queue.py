@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from flask import Flask, current_app
 
@@ -191,14 +191,24 @@ class JobQueue:
 
     def enqueue(self, call: Call) -> Job:
         """Enqueue a prepared call; ``task.enqueue(...)`` is the shorter way."""
-        now = self._clock()
-        new = _new_job(call, now)
+        new = _new_job(call, self._clock())
+        state = self._state()
         found: int | Job
-        with self._writing(join=call.options.after_commit) as store:
+        # The context managers below say the same; this is the one place where they cost too much.
+        joins = call.options.after_commit or self._database.joins()
+        connection = self._joined(state) if joins else state.borrow(self)
+        try:
+            store = _Writer(connection)
             found = store.insert(new) if new.is_plain else store.insert_unique(new)
             if isinstance(found, Job):
                 return found
-            self._after_commit(store, new.state)
+            if joins:
+                store.after_commit(partial(state.wake_for, new.state))
+        finally:
+            if not joins:
+                state.give_back(connection)
+        if not joins:
+            state.wake_for(new.state)
         return Job(
             id=found,
             task=new.task,
@@ -222,9 +232,10 @@ class JobQueue:
         if not jobs:
             return 0
         scheduled = any(job.state == "scheduled" for job in jobs)
-        with self._writing(join=False) as store:
+        with self._writing() as store:
             count = store.insert_many(jobs)
-            self._after_commit(store, "scheduled" if scheduled else "queued")
+            state: State = "scheduled" if scheduled else "queued"
+            store.after_commit(partial(self._state().wake_for, state))
         return count
 
     # -- see ----------------------------------------------------------------------------------
@@ -326,6 +337,14 @@ class JobQueue:
             store.pause(check_queue(queue), self._clock())
             store.after_commit(self._state().wake_all)
 
+    def pause_all(self) -> Sequence[str]:
+        """Pause every queue that has jobs to run, now or later, and return their names."""
+        with self._writing() as store:
+            queues = store.unfinished_queues()
+            for queue in queues:
+                store.pause(queue, self.now())
+            return queues
+
     def resume(self, queue: str) -> bool:
         """Let the jobs of a queue be started again; tell whether it was paused."""
         with self._writing() as store:
@@ -352,7 +371,7 @@ class JobQueue:
         """
         with self._writing() as store:
             job = store.retry(job_id, now=self._clock())
-            self._after_commit(store, job.state)
+            store.after_commit(partial(self._state().wake_for, job.state))
         return job
 
     def retry_failed(
@@ -364,7 +383,7 @@ class JobQueue:
         """
         with self._writing() as store:
             result = store.retry_failed(queue=queue, task=task, now=self._clock())
-            self._after_commit(store, "queued")
+            store.after_commit(partial(self._state().wake_for, "queued"))
         return result
 
     def delete(self, job_id: int) -> None:
@@ -443,18 +462,11 @@ class JobQueue:
         return state
 
     @contextmanager
-    def _writing(self, *, join: bool = False) -> Iterator[_Writer]:
-        """Yield a store on the session's connection if it has a transaction to join, else on ours.
-
-        :param join: join whatever state the session is in.
-        """
+    def _writing(self) -> Iterator[_Writer]:
+        """Yield a store on the session's connection if it has something to join, else on ours."""
         state = self._state()
-        if join or self._database.joins():
-            connection = self._database.session_connection()
-            if not state.is_ready:
-                # Part of the session's transaction perhaps, so that the next one looks again.
-                SCHEMA.ensure(connection)
-            yield _Writer(connection)
+        if self._database.joins():
+            yield _Writer(self._joined(state))
             return
         connection = state.borrow(self)
         try:
@@ -467,12 +479,12 @@ class JobQueue:
         with self._writing() as store:
             yield store
 
-    def _after_commit(self, store: _Writer, state: State) -> None:
-        run_path = self._state().run_path
-        # Every worker's timer may have to be set anew for a scheduled job; for one that is ready
-        # a worker is enough.
-        limit = None if state == "scheduled" else WAKE
-        store.after_commit(partial(wake, run_path, JOBS, limit=limit))
+    def _joined(self, state: _State) -> Connection:
+        connection = self._database.session_connection()
+        if not state.is_ready:
+            # Part of the session's transaction perhaps, so that the next one looks again.
+            SCHEMA.ensure(connection)
+        return connection
 
 
 class _Writer(Store):
@@ -494,14 +506,15 @@ class _State:
     def __init__(self, run_path: Path) -> None:
         self.run_path = run_path
         self.is_ready = False
-        self._pid = os.getpid()
         self._idle: deque[Connection] = deque(maxlen=16)
+        _states.add(self)
+
+    def forget(self) -> None:
+        """After a fork: the connections are the parent's."""
+        self._idle.clear()
 
     def borrow(self, jobs: JobQueue) -> Connection:
         """Return a connection that nobody else uses."""
-        if self._pid != os.getpid():  # those in there are the parent's
-            self._pid = os.getpid()
-            self._idle.clear()
         while self._idle:
             try:
                 return self._idle.pop()
@@ -520,10 +533,27 @@ class _State:
         else:
             connection.close()
 
+    def wake_for(self, state: State) -> None:
+        """Have workers look, for a job in this state."""
+        # Every worker's timer may have to be set anew for a scheduled job.
+        wake(self.run_path, JOBS, limit=None if state == "scheduled" else WAKE)
+
     def wake_all(self) -> None:
         """Have every worker look again."""
         wake(self.run_path, CONTROL)
         wake(self.run_path, JOBS)
+
+
+_states: WeakSet[_State] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for state in list(_states):
+        state.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _place(task: Task[Any, Any]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import JobStateError
 from ..sqlite import driver
@@ -27,12 +26,14 @@ _INSERT_FULL = (
     "retries, unique_key, exclusive) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
 
+#: The columns of a job that every job has.
+_PLAIN = 7
+
 #: Rows that one statement of a long run of them changes: the lock is free in between.
 _STEP = 500
 
 
-@dataclass(frozen=True, slots=True)
-class NewJob:
+class NewJob(NamedTuple):
     """A row to be inserted."""
 
     state: State
@@ -51,22 +52,6 @@ class NewJob:
         """Whether it is one that cannot conflict with another, nor has limits of its own."""
         return self.unique_key is None and self.retries is None
 
-    def row(self) -> tuple[Any, ...]:
-        """Return the values of the columns that every job has."""
-        return (
-            self.state,
-            self.queue,
-            self.priority,
-            self.task,
-            self.arguments,
-            self.created_at,
-            self.run_at,
-        )
-
-    def full_row(self) -> tuple[Any, ...]:
-        """Return the values of all columns that can be given."""
-        return (*self.row(), self.retries, self.unique_key, int(self.exclusive))
-
 
 class Store:
     """The statements, on one connection. Each method is a transaction unless one is open."""
@@ -81,13 +66,13 @@ class Store:
     def insert(self, job: NewJob) -> int:
         """Insert a job that cannot conflict; return its id."""
         cursor = self._connection.cursor()
-        cursor.execute(_INSERT, job.row())
+        cursor.execute(_INSERT, job[:_PLAIN])
         return cursor.lastrowid or 0
 
     def insert_unique(self, job: NewJob) -> int | Job:
         """Insert a job; return its id, or the job that is in its way."""
         with self._transaction():
-            cursor = self._connection.execute(_INSERT_FULL, job.full_row())
+            cursor = self._connection.execute(_INSERT_FULL, job)
             if cursor.rowcount == 1:
                 return cursor.lastrowid or 0
             return self._conflicting(job)
@@ -96,11 +81,11 @@ class Store:
         """Insert jobs, all or none; return how many were not kept out by an equal unique job."""
         with self._transaction():
             before = self._connection.total_changes
-            plain = [job.row() for job in jobs if job.is_plain]
+            plain = [job[:_PLAIN] for job in jobs if job.is_plain]
             if plain:
                 self._connection.executemany(_INSERT, plain)
             if len(plain) < len(jobs):
-                full = [job.full_row() for job in jobs if not job.is_plain]
+                full = [job for job in jobs if not job.is_plain]
                 self._connection.executemany(_INSERT_FULL, full)
             return self._connection.total_changes - before
 
@@ -208,6 +193,15 @@ class Store:
                 "DELETE FROM litestack_job_pauses WHERE queue = ?", (queue,)
             )
         return cursor.rowcount == 1
+
+    def unfinished_queues(self) -> list[str]:
+        """Return the queues that have jobs to run, now or later."""
+        rows = self._connection.execute(
+            "SELECT queue FROM litestack_jobs WHERE state = 'queued' "
+            "UNION SELECT queue FROM litestack_jobs WHERE state = 'scheduled' "
+            "UNION SELECT queue FROM litestack_jobs WHERE state = 'running' ORDER BY queue"
+        )
+        return [queue for (queue,) in rows]
 
     def paused(self) -> dict[str, float]:
         """Return the paused queues, and since when."""
