@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import count
 
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
@@ -10,11 +11,11 @@ from flask_login import current_user, login_required
 from flask_wtf import FlaskForm
 from slugify import slugify
 from sqlalchemy import select
-from sqlalchemy.orm import Session, joinedload, undefer
-from wtforms import StringField, TextAreaField
-from wtforms.validators import DataRequired, Length
+from sqlalchemy.orm import Session, undefer
+from wtforms import DateTimeLocalField, StringField, TextAreaField
+from wtforms.validators import DataRequired, Length, Optional
 
-from . import litestack
+from . import litestack, tasks
 from .models import Comment, Post, now
 from .pagination import paginate
 
@@ -24,6 +25,10 @@ POSTS_PER_PAGE = 10
 COMMENTS_PER_PAGE = 50
 
 
+def in_utc(time: datetime | None) -> datetime | None:
+    return time.replace(tzinfo=UTC) if time else None
+
+
 class PostForm(FlaskForm):
     title = StringField("Title", [DataRequired(), Length(max=150)])
     body = TextAreaField(
@@ -31,6 +36,13 @@ class PostForm(FlaskForm):
         [DataRequired(), Length(max=100_000)],
         description="Markdown: *emphasis*, **strong**, # heading, [link](https://…), > quote.",
         render_kw={"rows": 18},
+    )
+    published_at = DateTimeLocalField(
+        "Publish at",
+        [Optional()],
+        format=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"],
+        filters=[in_utc],
+        description="In UTC. Until then only you can see it. Empty: now.",
     )
 
 
@@ -42,7 +54,7 @@ class CommentForm(FlaskForm):
 def index() -> ResponseReturnValue:
     page = paginate(
         litestack.db.session,
-        select(Post).options(joinedload(Post.author), undefer(Post.comment_count)),
+        select(Post).where(Post.is_public).options(undefer(Post.comment_count)),
         by=(Post.published_at, Post.id),
         before=request.args.get("before"),
         size=POSTS_PER_PAGE,
@@ -64,9 +76,13 @@ def comment(slug: str) -> ResponseReturnValue:
     if not form.validate_on_submit():
         return show_with(post, form)
     comment = Comment(post_id=post.id, author_id=current_user.id, body=form.body.data)
-    litestack.db.session.add(comment)
-    litestack.db.session.commit()
-    return redirect(url_for(".show", slug=slug, _anchor=f"comment-{comment.id}"))
+    with litestack.db.write() as session:
+        session.add(comment)
+        session.flush()
+        anchor = f"comment-{comment.id}"
+        url = url_for(".show", slug=slug, _anchor=anchor, _external=True)
+        tasks.tell_author.enqueue(comment.id, url)  # if, and only if, the comment is saved
+    return redirect(url_for(".show", slug=slug, _anchor=anchor))
 
 
 @blueprint.route("/write", methods=["GET", "POST"])
@@ -78,8 +94,11 @@ def write() -> ResponseReturnValue:
         with litestack.db.write() as session:
             post.slug = free_slug(session, post.title)
             session.add(post)
+            schedule(session, post, form.published_at.data)
         return redirect(url_for(".show", slug=post.slug))
-    return render_template("posts/form.html", form=form, post=None)
+    waiting = select(Post).where(Post.author_id == current_user.id, ~Post.is_public)
+    scheduled = litestack.db.session.scalars(waiting.order_by(Post.published_at)).all()
+    return render_template("posts/form.html", form=form, post=None, scheduled=scheduled)
 
 
 @blueprint.route("/posts/<slug>/edit", methods=["GET", "POST"])
@@ -87,10 +106,16 @@ def write() -> ResponseReturnValue:
 def edit(slug: str) -> ResponseReturnValue:
     post = find_own(slug)
     form = PostForm(obj=post)
+    if post.is_public:
+        del form.published_at
     if form.validate_on_submit():
-        form.populate_obj(post)  # the slug stays: links to the post keep working
-        post.edited_at = now()
-        litestack.db.session.commit()
+        with litestack.db.write() as session:
+            # The slug stays: links to the post keep working.
+            post.title, post.body = form.title.data, form.body.data
+            if form.published_at and not post.is_public:
+                schedule(session, post, form.published_at.data)
+            else:
+                post.edited_at = now()
         return redirect(url_for(".show", slug=slug))
     return render_template("posts/form.html", form=form, post=post)
 
@@ -119,8 +144,11 @@ def delete_comment(comment_id: int) -> ResponseReturnValue:
 
 
 def find(slug: str) -> Post:
-    post = select(Post).where(Post.slug == slug).options(joinedload(Post.author))
-    return litestack.db.session.scalar(post.options(undefer(Post.body_html))) or abort(404)
+    rows = select(Post).where(Post.slug == slug).options(undefer(Post.body_html))
+    post = litestack.db.session.scalar(rows)
+    if post is None or not post.is_visible_to(current_user):
+        abort(404)
+    return post
 
 
 def find_own(slug: str) -> Post:
@@ -133,12 +161,21 @@ def find_own(slug: str) -> Post:
 def show_with(post: Post, form: CommentForm | None) -> ResponseReturnValue:
     comments = paginate(
         litestack.db.session,
-        select(Comment).where(Comment.post_id == post.id).options(joinedload(Comment.author)),
+        select(Comment).where(Comment.post_id == post.id),
         by=(Comment.created_at, Comment.id),
         before=request.args.get("before"),
         size=COMMENTS_PER_PAGE,
     )
     return render_template("posts/show.html", post=post, comments=comments, form=form)
+
+
+def schedule(session: Session, post: Post, time: datetime | None) -> None:
+    """Publish a post now, or have the worker do it when its time has come."""
+    post.published_at = max(time or now(), now())
+    post.is_public = post.published_at <= now()
+    if not post.is_public:
+        session.flush()
+        tasks.publish.using(run_after=post.published_at).enqueue(post.id)
 
 
 def free_slug(session: Session, title: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from flask_litestack.testing import JobTester
 from werkzeug.test import TestResponse
 
 from blog import create_app, migrate
@@ -35,6 +36,12 @@ def ann(app: Flask) -> Visitor:
 @pytest.fixture
 def bob(app: Flask) -> Visitor:
     return registered(app, "Bob")
+
+
+@pytest.fixture
+def jobs(app: Flask) -> JobTester:
+    """Runs what was enqueued, when a test says so."""
+    return JobTester(app)
 
 
 class Visitor:

@@ -21,6 +21,8 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app = Flask(__name__)
     app.config.from_mapping(
         SITE_NAME={{ cookiecutter.project_name | tojson }},
+        MAIL_URL=None,
+        MAIL_FROM="blog@localhost",
         MAX_CONTENT_LENGTH=1024 * 1024,
         SESSION_COOKIE_SAMESITE="Lax",
         WTF_CSRF_TIME_LIMIT=None,  # a form may stay open for as long as its writer thinks
@@ -32,7 +34,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     csrf.init_app(app)
 
     # The views need the objects above, so they are imported here.
-    from . import accounts, errors, health, migrate, posts, secret_key, seed, web
+    from . import accounts, errors, health, imports, migrate, posts, secret_key, seed, web
 
     if not app.secret_key:
         with app.app_context():
@@ -45,6 +47,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.register_blueprint(accounts.blueprint)
     app.register_blueprint(posts.blueprint)
     app.register_blueprint(health.blueprint)
+    app.cli.add_command(imports.command)
     app.cli.add_command(migrate.commands)
     app.cli.add_command(seed.command)
     return app

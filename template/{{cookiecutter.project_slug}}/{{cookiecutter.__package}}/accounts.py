@@ -15,7 +15,7 @@ from wtforms import EmailField, PasswordField, StringField
 from wtforms.validators import DataRequired, Length, Regexp
 
 from . import litestack
-from .models import User
+from .models import User, now
 
 blueprint = Blueprint("accounts", __name__)
 
@@ -110,6 +110,8 @@ def login() -> ResponseReturnValue:
         user = litestack.db.session.scalar(select(User).where(User.email == form.email.data))
         known_hash = user.password_hash if user else NOBODYS_HASH
         if check_password_hash(known_hash, form.password.data) and user:
+            user.last_login_at = now()
+            litestack.db.session.commit()
             return logged_in(user)
         form.password.errors.append("Address and password do not match.")
     return render_template("accounts/login.html", form=form)

@@ -15,6 +15,7 @@ from sqlalchemy import (
     TypeDecorator,
     func,
     select,
+    true,
 )
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -69,6 +70,7 @@ class User(UserMixin, Model):
     email: Mapped[str] = mapped_column(unique=True)
     password_hash: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(default=now)
+    last_login_at: Mapped[datetime | None]
 
 
 class Post(Model):
@@ -82,9 +84,13 @@ class Post(Model):
     body_html: Mapped[str] = mapped_column(deferred=True)
     summary: Mapped[str]
     published_at: Mapped[datetime] = mapped_column(default=now)
+
+    #: False until ``published_at``, when a job publishes it.
+    is_public: Mapped[bool] = mapped_column(default=True, server_default=true())
+
     edited_at: Mapped[datetime | None]
 
-    author: Mapped[User] = relationship(innerjoin=True)
+    author: Mapped[User] = relationship(lazy="joined", innerjoin=True)
 
     __table_args__ = (Index(None, "published_at", "id"),)
 
@@ -94,6 +100,10 @@ class Post(Model):
         self.body_html = markdown.render(body)
         self.summary = markdown.summary(self.body_html)
         return body
+
+    def is_visible_to(self, user: Any) -> bool:
+        """Tell whether somebody may see it; its author always may."""
+        return self.is_public or (user.is_authenticated and user.id == self.author_id)
 
 
 class Comment(Model):
@@ -106,8 +116,8 @@ class Comment(Model):
     body_html: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
-    author: Mapped[User] = relationship(innerjoin=True)
-    post: Mapped[Post] = relationship(innerjoin=True)
+    author: Mapped[User] = relationship(lazy="joined", innerjoin=True)
+    post: Mapped[Post] = relationship()
 
     __table_args__ = (Index(None, "post_id", "created_at", "id"),)
 

@@ -26,6 +26,7 @@ def init_app(app: Flask) -> None:
         _trust_fly(app)
     app.after_request(_add_security_headers)
     app.add_template_filter(_date, "date")
+    app.add_template_filter(_moment, "moment")
 
 
 def _trust_fly(app: Flask) -> None:
@@ -50,3 +51,7 @@ def _add_security_headers(response: Response) -> Response:
 
 def _date(time: datetime) -> str:
     return f"{time.day} {time:%B %Y}"
+
+
+def _moment(time: datetime) -> str:
+    return f"{_date(time)}, {time:%H:%M} UTC"
