@@ -18,10 +18,20 @@ from flask_caching.backends.base import BaseCache
 from .. import config as configuration
 from ..errors import ConfigError, LitestackError, StoreError
 from ..sqlite import driver
-from .file import LEAST_SIZE, is_full
+from .file import LEAST_SIZE, error_code, is_busy, is_corrupt
 from .leases import Contexts, watch_contexts
 from .locks import KeyLocks, pause
-from .store import FOR_EVER, LARGEST, Entry, Statistics, Store, Unavailable, identify
+from .store import (
+    FOR_EVER,
+    LARGEST,
+    Closed,
+    Entry,
+    Replaced,
+    Statistics,
+    Store,
+    Unavailable,
+    identify,
+)
 
 log = logging.getLogger(__name__)
 
@@ -375,14 +385,14 @@ class SQLiteCache(BaseCache):
             raise StoreError(f"{self._store.file.path} cannot be read: {error}.") from error
 
     def clear_all(self) -> None:
-        """Delete everything, also the keys of other prefixes; for people.
+        """Delete the file, also the entries of other prefixes, and give its space back.
 
-        :raises StoreError: if the file cannot be written.
+        :raises StoreError: if the file cannot be deleted.
         """
         try:
-            self._store.clear(b"", self._clock(), time.monotonic_ns())
-        except (driver.Error, Unavailable) as error:
-            raise StoreError(f"{self._store.file.path} cannot be emptied: {error}.") from error
+            self._store.discard()
+        except OSError as error:
+            raise StoreError(f"{self._store.file.path} cannot be deleted: {error}.") from error
 
     def close(self) -> None:
         """Close the file; the next call opens it again. Nothing may be in use."""
@@ -477,7 +487,8 @@ class SQLiteCache(BaseCache):
             try:
                 return delete()
             except TROUBLE as error:
-                if time.monotonic() < deadline and not is_full(error):
+                again = is_busy(error) or is_corrupt(error) or isinstance(error, Replaced)
+                if again and time.monotonic() < deadline:
                     time.sleep(0.01)
                     continue
                 self._complain("delete, so it is thrown away", error)
@@ -486,14 +497,15 @@ class SQLiteCache(BaseCache):
 
     def _discard(self) -> None:
         try:
-            self._store.file.discard()
+            self._store.discard()
         except (OSError, LitestackError) as error:
             log.error("the cache may serve stale values: %s", error)
-        self._store.let_go()
 
     def _complain(self, what: str, error: BaseException) -> None:
+        if isinstance(error, Closed):
+            return  # it was told why when it could not be opened
         now = time.monotonic()
-        kind = f"{what} {type(error).__name__}"
+        kind = f"{type(error).__name__} {error_code(error)}"
         if now - self._told.get(kind, -QUIET) >= QUIET:
             self._told[kind] = now
             log.warning("the cache cannot %s: %s", what, error)

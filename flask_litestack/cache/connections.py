@@ -85,13 +85,17 @@ class Pool:
         self.all.append(connection)
         return connection
 
+    def discard(self, connection: Connection) -> None:
+        """Close a connection."""
+        connection.close()
+        guard.forget(connection)
+        self.all.remove(connection)
+
     def close(self) -> None:
         """Close every connection; none may be in use."""
         self.idle = []
-        for connection in self.all:
-            connection.close()
-            guard.forget(connection)
-        self.all = []
+        for connection in list(self.all):
+            self.discard(connection)
 
 
 def _never_close(connection: Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -40,13 +41,16 @@ SCHEMA: Sequence[str] = (
     "CREATE TABLE entries (id INTEGER PRIMARY KEY, key BLOB NOT NULL, expires REAL NOT NULL, "
     "kept REAL NOT NULL, written INTEGER NOT NULL, value NOT NULL)",
     # slot: low bits of the ids of deleted entries, -1 for all; stamp: monotonic time.
-    # All slots are there from the start, as large as they get: a delete needs no new page, so it
-    # works in a file that is full to its cap.
     "CREATE TABLE deletes (slot INTEGER PRIMARY KEY, stamp INTEGER NOT NULL)",
+    "CREATE TABLE counters (name TEXT PRIMARY KEY, total INTEGER NOT NULL) WITHOUT ROWID",
+)
+
+#: All slots are there from the start: a delete needs no new page, so it works in a file that is
+#: full to its cap. The parameter is their stamp.
+FILL_DELETES = (
     "WITH RECURSIVE slots (slot) AS "
     f"(SELECT {ALL} UNION ALL SELECT slot + 1 FROM slots WHERE slot < {SLOTS - 1}) "
-    f"INSERT INTO deletes SELECT slot, {-(1 << 62)} FROM slots",
-    "CREATE TABLE counters (name TEXT PRIMARY KEY, total INTEGER NOT NULL) WITHOUT ROWID",
+    "INSERT INTO deletes SELECT slot, ? FROM slots"
 )
 
 
@@ -71,6 +75,8 @@ class CacheFile:
         self.pages = pages - 3 * self.wal_pages
         self.pool = Pool(self.path, timeout, self._prepare, watch)
         self.recency: Recency | None = None
+        #: The one of the open file; if the recency table has another, the file was replaced.
+        self.generation = 0
         self._inode = 0
 
     def batch(self, most: int) -> int:
@@ -101,6 +107,7 @@ class CacheFile:
                 self._set_aside(str(error))
                 connection = self._open_checked()
             self.recency.mark()
+            self.generation = self.recency.generation
             self._inode = os.stat(self.path).st_ino
         return connection
 
@@ -128,8 +135,14 @@ class CacheFile:
         self.let_go()
 
     def discard(self) -> None:
-        """Delete the file, whatever is in it, and let go of it."""
+        """Delete the file, whatever is in it, and let go of it.
+
+        Emptied first: that gives its disk space back although processes have it open.
+        """
         with opening(self.path):
+            for suffix in ("", "-wal"):
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    os.truncate(f"{self.path}{suffix}", 0)
             self._remove()
         self.let_go()
 
@@ -150,24 +163,26 @@ class CacheFile:
     def _open_checked(self) -> Connection:
         connection = self.pool.open()
         try:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            version = pragma(connection, "user_version")
             if version > VERSION:
                 raise NewerStoreError(
                     f"{self.path} is of version {version}; this release knows {VERSION}. The "
                     "cache is not used until the newer release is deployed again or the file is "
                     "deleted."
                 )
-            pages = connection.execute("PRAGMA page_count").fetchone()[0]
-            if version == VERSION and pages <= self.pages * 1.05:
+            if version == VERSION and pragma(connection, "page_count") <= self.pages * 1.05:
                 return connection
-            connection.close()
-            self.pool.all.remove(connection)
-            self._remove()  # of an older layout, of an unfinished start, or far above the cap
-            connection = self.pool.open()
+        except BaseException:
+            self.pool.discard(connection)
+            raise
+        # Of an older layout, of a start that was not finished, or far above the cap.
+        self.pool.discard(connection)
+        self._remove()
+        connection = self.pool.open()
+        try:
             self._create(connection)
         except BaseException:
-            connection.close()
-            self.pool.all.remove(connection)
+            self.pool.discard(connection)
             raise
         return connection
 
@@ -176,6 +191,10 @@ class CacheFile:
         connection.execute("BEGIN IMMEDIATE")
         for statement in SCHEMA:
             connection.execute(statement)
+        # If this one replaces a file, what was deleted in that one is not known, so leases that
+        # are older than this are refused.
+        first = self.recency is None or not self.recency.of_this_boot
+        connection.execute(FILL_DELETES, (-(1 << 62) if first else time.monotonic_ns(),))
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
 
@@ -194,8 +213,15 @@ class CacheFile:
     def _remove(self) -> None:
         # The -wal and -shm of a deleted file would be taken for the new one's.
         for suffix in ("", "-wal", "-shm"):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(f"{self.path}{suffix}")
+        if self.recency is not None:
+            self.recency.replaced()
+
+
+def pragma(connection: Connection, name: str) -> int:
+    """Read a number."""
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
 def error_code(error: BaseException) -> int:

@@ -34,6 +34,8 @@ _BOOT = slice(64, 128)
 _WRITTEN = 0  # bytes written so far: an unsigned 64-bit integer
 #: Where the present time is, as it is stored: shifted by one bit.
 NOW = 8
+#: Where a byte counts how often the cache file was replaced, so that everyone notices at once.
+GENERATION = 9
 
 
 class Recency:
@@ -66,6 +68,15 @@ class Recency:
     def mark(self) -> None:
         """Say that the cache beside this file is of the machine's present boot."""
         self.table[_BOOT] = self._mark
+
+    @property
+    def generation(self) -> int:
+        """Counts modulo 256 how often the file of the cache was replaced."""
+        return self.table[GENERATION]
+
+    def replaced(self) -> None:
+        """Tell all processes to open the file anew."""
+        self.table[GENERATION] = (self.table[GENERATION] + 1) % 256
 
     def read(self, number: int) -> None:
         """Note that the entry was read."""

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from ..sqlite import driver
 from .connections import COUNTERS, Connection
-from .file import ALL, PAGE, SLOTS, CacheFile, is_corrupt, is_full
-from .recency import HEAD, NOW, Recency
+from .file import ALL, PAGE, SLOTS, CacheFile, is_corrupt, is_full, pragma
+from .recency import GENERATION, HEAD, NOW, Recency
 
 #: Seconds to wait for another writer. After that a set is dropped.
 WAIT = 1.0
@@ -66,6 +66,14 @@ FOR_EVER = math.inf
 
 class Unavailable(Exception):
     """Raised when the cache is not to be had at the moment."""
+
+
+class Closed(Unavailable):
+    """Raised for a second after the file could not be opened, which was an error of its own."""
+
+
+class Replaced(Closed):
+    """Raised when another process has put a new file in the place of the one that was open."""
 
 
 class Entry(NamedTuple):
@@ -146,8 +154,9 @@ class Store:
         self._closed_until = 0.0
         self._recency: Recency
         self._read: Callable[[int], None]
-        self._table: mmap
+        self._table: mmap | bytearray = bytearray(GENERATION + 1)
         self._mask: int
+        self._generation = 0
         self._flushed: dict[Connection, tuple[int, ...]] = {}
         #: Bytes to evict for two bytes inserted; 0 while there is room.
         self._eager = 0
@@ -164,7 +173,10 @@ class Store:
         """Return the stored value, or None for a miss."""
         # Every cache hit runs through here, so this is written for speed: the key is compared
         # here rather than by SQLite, and the calls of the other methods are spelt out.
-        if not self._looked_at <= now < self._looked_at + LOOK:
+        table = self._table
+        if not self._looked_at <= now < self._looked_at + LOOK or (
+            table[GENERATION] != self._generation
+        ):
             self._look(now)
         try:
             connection = self._pool.idle.pop()
@@ -178,7 +190,7 @@ class Store:
                 connection.misses += 1
                 return None
             connection.hits += 1
-            table = self._table
+            table = self._table  # it may have been mapped just now
             table[HEAD + (number & self._mask)] = table[NOW] | 1
             value: bytes | int = row[0]
             return value
@@ -242,8 +254,10 @@ class Store:
 
     def add(self, entry: Entry, lease: int | None, now: float) -> bool:
         """Store an entry unless its key is there."""
-        written = time.monotonic_ns()
-        changed, _ = self._write(_ADD, (*entry, written if lease is None else lease, now), entry)
+        written = time.monotonic_ns() if lease is None else 0
+        changed, _ = self._write(
+            _ADD, (*entry, _LAST if lease is None else lease, now, written), entry
+        )
         return changed
 
     def increase(self, entry: Entry, now: float) -> int | None:
@@ -277,19 +291,21 @@ class Store:
     def put_many(self, entries: Sequence[tuple[Entry, int | None]]) -> list[bytes]:
         """Store entries with their leases; return the keys of those that were not refused."""
         done: list[bytes] = []
-        size = self.file.batch(BATCH)
-        for start in range(0, len(entries), size):
-            batch = entries[start : start + size]
+        most = self.file.batch(BATCH)
+        for start in range(0, len(entries), most):
+            batch = entries[start : start + most]
+            size = sum(entry.size for entry, _ in batch)
             for attempt in range(ATTEMPTS):
                 try:
                     with self._writing(self._clock(), bounded=True) as connection:
                         if attempt:
-                            need = sum(entry.size for entry, _ in batch)
-                            self._evict_much(connection, batch[0][0], need, attempt)
+                            self._evict_much(connection, batch[0][0], size, attempt)
                         done += self._put_batch(connection, batch)
                     break
                 except driver.OperationalError as error:
-                    if not is_full(error) or attempt == ATTEMPTS - 1:
+                    with self._taken(self._clock()) as connection:
+                        by_cap = is_full(error) and not self._has_room(connection, size)
+                    if not by_cap or attempt == ATTEMPTS - 1:
                         raise
         return done
 
@@ -368,7 +384,7 @@ class Store:
                 "SELECT count(*), coalesce(sum(expires <= ?), 0) FROM entries", (now,)
             ).fetchone()
             totals = dict(connection.execute("SELECT name, total FROM counters").fetchall())
-            pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
+            pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
         counted = {name: totals.get(name, 0) for name in COUNTERS}
         return Statistics(
             entries=entries,
@@ -405,6 +421,13 @@ class Store:
 
     # -- connections and transactions ---------------------------------------------------------
 
+    def discard(self) -> None:
+        """Delete the file, for all processes; the next call makes a new one."""
+        try:
+            self.file.discard()
+        finally:
+            self._forget()
+
     def let_go(self) -> None:
         """Use the file no more; the next call opens whatever is there then."""
         self.file.let_go()
@@ -417,12 +440,15 @@ class Store:
 
     def close(self) -> None:
         """Close the file; nothing may be in use."""
+        self._table = bytearray(GENERATION + 1)
         self.file.close()
         self._forget()
 
     def _take(self, now: float) -> Connection:
         """Return a connection. It goes back to its ``home``, also after an error."""
-        if not self._looked_at <= now < self._looked_at + LOOK:
+        if not self._looked_at <= now < self._looked_at + LOOK or (
+            self._table[GENERATION] != self._generation
+        ):
             self._look(now)
         try:
             return self._pool.idle.pop()
@@ -431,7 +457,7 @@ class Store:
 
     def _open(self, now: float) -> Connection:
         if self._closed_until - PAUSE <= now < self._closed_until:
-            raise Unavailable("the cache could not be opened a moment ago")
+            raise Closed("the cache could not be opened a moment ago")
         try:
             connection = self.file.open()
         except BaseException:
@@ -441,6 +467,7 @@ class Store:
         assert recency is not None  # made by the first open()
         self._recency, self._read = recency, recency.read
         self._table, self._mask = recency.table, recency.mask
+        self._generation = self.file.generation
         return connection
 
     @contextmanager
@@ -541,8 +568,8 @@ class Store:
         for attempt in range(ATTEMPTS):
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if not is_full(error):
-                break
+            if not is_full(error) or self._has_room(connection, entry.size):
+                break  # nothing of the file, or it is the disk that is full
             try:
                 connection.run("BEGIN IMMEDIATE")
                 self._evict_much(connection, entry, entry.size, attempt)
@@ -575,15 +602,24 @@ class Store:
         self._writes_to_check = min(WRITES_PER_CHECK, self.file.wal_pages // 4)
         self._bytes_to_check = min(BYTES_PER_CHECK, self.file.wal_pages * PAGE)
         self._wal_size = self.file.wal_size()
-        free = (
-            self.file.pages
-            - _pragma(connection, "page_count")
-            + _pragma(connection, "freelist_count")
-        )
-        reserve = max(16, self.file.pages // 32)
+        free, reserve = self._free(connection), self._reserve
         self._eager = 0 if free >= reserve else 2 if free >= reserve // 2 else 3
         if not self._eager:
             self._owed_rows = self._owed_bytes = 0
+
+    @property
+    def _reserve(self) -> int:
+        """Free pages below which entries are evicted."""
+        return max(16, self.file.pages // 32)
+
+    def _has_room(self, connection: Connection, size: int) -> bool:
+        """Whether the cap leaves room for so many bytes, so that only the disk can be full."""
+        return self._free(connection) >= self._reserve + 2 * size // PAGE
+
+    def _free(self, connection: Connection) -> int:
+        """Return how many pages are free, or may still be added to the file."""
+        used = pragma(connection, "page_count") - pragma(connection, "freelist_count")
+        return self.file.pages - used
 
     def _bound_wal(self, connection: Connection) -> None:
         """Move what is in the WAL to the file and empty it, if it is large enough.
@@ -662,7 +698,7 @@ class Store:
     def _look(self, now: float) -> None:
         """Once a second: is the file still the one that has the name?"""
         self._looked_at = now
-        if self.file.moved():
+        if self._table[GENERATION] != self._generation or self.file.moved():
             self.let_go()
             return
         due = not self._flushed_at <= now < self._flushed_at + FLUSH
@@ -674,20 +710,26 @@ class Store:
                 self._mutex.release()
 
     def _failed(self, connection: Connection, error: driver.Error) -> None:
-        """Replace a file that is of no use any more."""
-        if connection.home is self._pool.idle and is_corrupt(error):
-            self.file.replace(str(error))
-            self._forget()
+        """Replace a file that is of no use any more.
+
+        :raises Replaced: if another process already has.
+        """
+        if not is_corrupt(error):
+            return
+        if connection.home is not self._pool.idle:
+            raise Replaced from error
+        if self.file.moved():
+            self.let_go()
+            raise Replaced from error
+        self.file.replace(str(error))
+        self._forget()
 
     def _forget(self) -> None:
         self._flushed = {}
         self._writes_to_check = 0
         self._eager = 0
         self._owed_rows = self._owed_bytes = 0
-
-
-def _pragma(connection: Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+        self._generation = self._table[GENERATION]
 
 
 @lru_cache(maxsize=WINDOW)
@@ -722,7 +764,7 @@ _PUT_LEASED = (
     "WHERE written < ?6 OR key <> excluded.key"
 )
 _ADD = (
-    f"{_COLUMNS} SELECT ?1, ?2, ?3, ?4, ?5, ?6 {_NOT_DELETED_SINCE} {_REPLACE} "
+    f"{_COLUMNS} SELECT ?1, ?2, ?3, ?4, ?5, ?8 {_NOT_DELETED_SINCE} {_REPLACE} "
     "WHERE expires <= ?7 OR key <> excluded.key"
 )
 _INCREASE = (
