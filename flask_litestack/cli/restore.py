@@ -19,12 +19,19 @@ from ._output import json_option, show
 @click.command
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--hold-jobs",
+    is_flag=True,
+    help="Pause every queue that has jobs: some may have run since the backup was made.",
+)
 @json_option
 @with_litestack
-def command(litestack: Litestack, source: Path, yes: bool, as_json: bool) -> None:
+def command(litestack: Litestack, source: Path, yes: bool, hold_jobs: bool, as_json: bool) -> None:
     """Put a backup in the place of the app's files. The app must be stopped.
 
     The backup is checked first, and the former files are kept in a folder beside the new ones.
+    With --hold-jobs, look at what waits (`flask litestack jobs list`), cancel what was done, and
+    then `flask litestack jobs resume QUEUE`.
     """
     folder = litestack.settings.data_path
     litestack.db.engine.dispose()
@@ -43,6 +50,7 @@ def command(litestack: Litestack, source: Path, yes: bool, as_json: bool) -> Non
             "restored": manifest.created_at,
             "files": [file.name for file in manifest.files],
             "former_files": str(before),
+            "held_queues": list(litestack.jobs.pause_all()) if hold_jobs else [],
         },
         as_json,
     )

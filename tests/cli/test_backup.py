@@ -119,6 +119,26 @@ def test_backups_go_where_they_are_told_and_only_the_newest_stay(shop: Path) -> 
         assert any(name.endswith("/data.sqlite3") for name in archive.getnames())
 
 
+ENQUEUE = """
+from shop import create_app, litestack
+
+@litestack.task(queue="mail")
+def send() -> None: ...
+
+with create_app().app_context():
+    send.enqueue()
+"""
+
+
+def test_a_restore_can_hold_the_jobs_that_may_have_run_since(shop: Path) -> None:
+    run(shop, ENQUEUE)
+    path = as_json(litestack(shop, "backup", "--json"))["path"]
+    restored = as_json(litestack(shop, "restore", path, "--yes", "--hold-jobs", "--json"))
+    assert restored["held_queues"] == ["mail"]
+    (queue,) = as_json(litestack(shop, "status", "--json"))["jobs"]["queues"]
+    assert queue["paused"]
+
+
 def test_a_backup_of_nothing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(SHOP)
     done = litestack(tmp_path, "backup")
