@@ -29,7 +29,7 @@ def test_pages_have_no_inline_script_or_style(ann: Visitor) -> None:
     post = ann.publish("Post", "<b style='color:red'>x</b>\n\n|a|\n|:-:|\n|b|")
     for url in ("/", "/login", "/register", "/write", post, f"{post}/edit", "/nowhere"):
         page = ann.get(url).text
-        assert "<script" not in page
+        assert page.count("<script") == page.count('<script src="/')
         assert "<style" not in page
         assert " style=" not in page.replace("&lt;b style=", "")
 

@@ -119,6 +119,7 @@ def login() -> ResponseReturnValue:
 
 @blueprint.post("/logout")
 def logout() -> ResponseReturnValue:
+    litestack.cable.disconnect(current_user.get_id())  # other windows go on as nobody
     logout_user()
     flash("You are logged out.")
     return redirect(url_for("posts.index"))

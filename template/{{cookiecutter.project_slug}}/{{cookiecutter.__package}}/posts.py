@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, undefer
 from wtforms import DateTimeLocalField, StringField, TextAreaField
 from wtforms.validators import DataRequired, Length, Optional
 
-from . import litestack, tasks
+from . import litestack, live, tasks
 from .models import Comment, Post, now
 from .pagination import paginate
 
@@ -82,6 +82,7 @@ def comment(slug: str) -> ResponseReturnValue:
         anchor = f"comment-{comment.id}"
         url = url_for(".show", slug=slug, _anchor=anchor, _external=True)
         tasks.tell_author.enqueue(comment.id, url)  # if, and only if, the comment is saved
+    live.show_comment(comment)
     return redirect(url_for(".show", slug=slug, _anchor=anchor))
 
 
@@ -109,13 +110,13 @@ def edit(slug: str) -> ResponseReturnValue:
     if post.is_public:
         del form.published_at
     if form.validate_on_submit():
-        with litestack.db.write() as session:
-            # The slug stays: links to the post keep working.
-            post.title, post.body = form.title.data, form.body.data
-            if form.published_at and not post.is_public:
-                schedule(session, post, form.published_at.data)
-            else:
-                post.edited_at = now()
+        # The slug stays: links to the post keep working.
+        post.title, post.body = form.title.data, form.body.data
+        if form.published_at:
+            schedule(litestack.db.session, post, form.published_at.data)
+        else:
+            post.edited_at = now()
+        litestack.db.session.commit()
         return redirect(url_for(".show", slug=slug))
     return render_template("posts/form.html", form=form, post=post)
 
@@ -138,6 +139,7 @@ def delete_comment(comment_id: int) -> ResponseReturnValue:
         abort(403)
     slug = comment.post.slug
     litestack.db.session.delete(comment)
+    live.remove_comment(comment)  # after the commit
     litestack.db.session.commit()
     flash("The comment is deleted.")
     return redirect(url_for(".show", slug=slug, _anchor="comments"))
@@ -159,6 +161,7 @@ def find_own(slug: str) -> Post:
 
 
 def show_with(post: Post, form: CommentForm | None) -> ResponseReturnValue:
+    since = litestack.cable.last_id()  # before the comments are read: none falls in between
     comments = paginate(
         litestack.db.session,
         select(Comment).where(Comment.post_id == post.id),
@@ -166,7 +169,10 @@ def show_with(post: Post, form: CommentForm | None) -> ResponseReturnValue:
         before=request.args.get("before"),
         size=COMMENTS_PER_PAGE,
     )
-    return render_template("posts/show.html", post=post, comments=comments, form=form)
+    channel = live.readers.name(post.id)
+    return render_template(
+        "posts/show.html", post=post, comments=comments, form=form, channel=channel, since=since
+    )
 
 
 def schedule(session: Session, post: Post, time: datetime | None) -> None:
