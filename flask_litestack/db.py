@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from flask import Flask, current_app, g, has_app_context, has_request_context, request
+from flask.globals import app_ctx
 from sqlalchemy import URL, Engine, MetaData, create_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.session import SessionTransactionOrigin
@@ -205,7 +206,13 @@ class Database:
         pending changes or an uncommitted write. A session that has only read has none. Always
         true after :meth:`begin_unit`.
         """
-        return self._in_unit() or self.has_uncommitted()
+        # Asked at each enqueue and broadcast, so without the detour of Flask's proxies.
+        state = app_ctx._get_current_object().g.__dict__  # type: ignore[attr-defined]
+        if self._unit_key in state:
+            return True
+        if self._adopted is None and self._key not in state:
+            return False  # the session has not been used
+        return self.has_uncommitted()
 
     def begin_unit(self) -> None:
         """Make this app context one transaction, which its owner commits, whatever it begins with.

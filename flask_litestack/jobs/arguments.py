@@ -22,10 +22,31 @@ from uuid import UUID
 
 from ..errors import ArgumentsError
 
+
+def _encoder() -> Callable[[Any], str]:
+    """Return JSON's encoder, made once: ``JSONEncoder.encode`` makes its inner part each time."""
+    slow = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # not CPython
+        return slow.encode
+    fast = make(
+        None,  # no check for cycles: what comes here has been walked through already
+        slow.default,
+        json.encoder.encode_basestring,
+        None,
+        ":",
+        ",",
+        False,
+        False,
+        False,
+    )
+    return lambda value: "".join(fast(value, 0))
+
+
 #: The key that marks one of our types, e.g. {"$date": "2026-01-31"}.
 _MARK = "$"
 
-_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_dumps = _encoder()
 _loads = json.JSONDecoder().decode
 
 _SIMPLE = frozenset({str, int, bool, type(None)})

@@ -200,7 +200,7 @@ class JobQueue:
         try:
             store = _Writer(connection)
             found = store.insert(new) if new.is_plain else store.insert_unique(new)
-            if isinstance(found, Job):
+            if not isinstance(found, int):
                 return found
             if joins:
                 store.after_commit(partial(state.wake_for, new.state))
