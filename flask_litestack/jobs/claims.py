@@ -205,6 +205,27 @@ class Claims:
             lost += self._succeed(succeeded)
         return lost
 
+    @staticmethod
+    def finish_with(connection: Connection, outcome: Outcome, retention: Retention) -> bool:
+        """Store a success in the transaction of the job itself; tell whether it is still ours."""
+        key = (outcome.claim.id, outcome.claim.number)
+        if retention.succeeded <= 0:
+            sql = "DELETE FROM litestack_jobs WHERE id = ? AND claim = ? AND state = 'running'"
+            return connection.execute(sql, key).rowcount == 1
+        return (
+            connection.execute(
+                "UPDATE litestack_jobs SET state = 'succeeded', worker = NULL, started_at = ?, "
+                "finished_at = ?, expires_at = ? WHERE id = ? AND claim = ? AND state = 'running'",
+                (
+                    outcome.started_at,
+                    outcome.finished_at,
+                    outcome.finished_at + retention.succeeded,
+                    *key,
+                ),
+            ).rowcount
+            == 1
+        )
+
     def _succeed(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         # One statement for all: each step of a statement hands the interpreter over to the
         # threads that run jobs, and getting it back may take milliseconds.

@@ -133,10 +133,9 @@ class Runner:
         """Commit what the task wrote together with the end of the job."""
         database = self._jobs.database
         session = database.session
-        session.flush()
         outcome = self._succeeded(claim, started, is_committed=True)
-        claims = Claims(database.session_connection(), self._worker, self._retention)
-        if claims.finish([outcome]):
+        connection = database.session_connection()
+        if not Claims.finish_with(connection, outcome, self._retention):
             session.rollback()
             raise ClaimLost
         session.commit()
