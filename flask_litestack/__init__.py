@@ -15,6 +15,7 @@ from .errors import LitestackError as LitestackError
 from .errors import LiveFileError as LiveFileError
 from .errors import LockError as LockError
 from .errors import LockTimeout as LockTimeout
+from .errors import MachineError as MachineError
 from .errors import NewerStoreError as NewerStoreError
 from .errors import ReadOnlyError as ReadOnlyError
 from .errors import Rejected as Rejected

@@ -33,6 +33,10 @@ class Settings:
     guard: bool = True
     """Refuse to open() a live database file in this process, which would drop its locks."""
 
+    one_machine: bool = True
+    """Refuse to serve on a machine of Fly.io while another one serves the app: its volume is
+    another one, with other data."""
+
     cache_size: int = 128 * 1024 * 1024
     """The most that the cache's file and its write-ahead log may take, in bytes; at least 1 MiB."""
 

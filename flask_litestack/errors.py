@@ -3,6 +3,7 @@
 LitestackError
  +-- ConfigError                  a setting, or the order of init_app, is wrong
  |    +-- DataPathError           LITESTACK_DATA_PATH cannot hold our files
+ +-- MachineError                 another machine serves the app from a volume of its own
  +-- StoreError                   one of our files cannot be used
  |    +-- NewerStoreError         written by a newer, incompatible release
  |    +-- LiveFileError           a live database file was opened behind SQLite's back
@@ -44,6 +45,10 @@ class ConfigError(LitestackError):
 
 class DataPathError(ConfigError):
     """Raised when the data folder cannot be created, written, or locked."""
+
+
+class MachineError(LitestackError):
+    """Raised at the start of the server if another machine serves the app, and answers."""
 
 
 class StoreError(LitestackError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from typing import Any
 
 __all__ = [
     "access_log_format",
@@ -21,6 +22,7 @@ __all__ = [
     "keepalive",
     "preload_app",
     "threads",
+    "when_ready",
     "worker_class",
     "worker_exit",
     "worker_tmp_dir",
@@ -55,6 +57,23 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 #: To standard output: time, client (as a ProxyFix sees it), request, status, bytes, milliseconds.
 accesslog = "-"
 access_log_format = '%(t)s %(h)s "%(r)s" %(s)s %(b)s %(M)sms'
+
+
+def when_ready(server: Any) -> None:
+    """End, with exit code 1, beside another machine that serves the app from its own volume."""
+    app: Any = server.app.wsgi() if server.cfg.preload_app else None
+    litestack = getattr(app, "extensions", {}).get("litestack")
+    if litestack is None:
+        return
+    from .errors import MachineError
+    from .machine import claim
+
+    with app.app_context():
+        settings = litestack.settings
+    try:
+        claim(settings)
+    except MachineError as error:
+        server.halt(reason=f"MachineError: {error}", exit_status=1)
 
 
 def worker_exit(server: object, worker: object) -> None:
