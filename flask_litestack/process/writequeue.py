@@ -15,12 +15,13 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LockTimeout, SelfDeadlock
 from . import activity
+from .seniority import Board
 from .stack import Place
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class WriteQueue:
         self._current: Hold | None = None
         self._waiting: deque[tuple[Hold, threading.Lock]] = deque()
         self._record = _Record(path)
+        self._board = Board(path.parent / "run" / f"{path.name}.waiting")
 
     def acquire(self, deadline: float) -> Hold:
         """Wait for this thread's turn.
@@ -102,6 +104,14 @@ class WriteQueue:
         """Note that the file's own lock is taken, for the messages of other processes."""
         hold.since = time.monotonic()
         self._record.write(hold.since, self._describe())
+
+    def owed(self) -> bool:
+        """Tell whether another process has waited so long that it goes first."""
+        return self._board.owed()
+
+    def turns(self, deadline: float) -> Iterator[None]:
+        """Yield each time that this process, while another has the file's lock, may try for it."""
+        return self._board.turns(deadline)
 
     def release(self, hold: Hold) -> None:
         """End the turn and give it to the next thread in line."""

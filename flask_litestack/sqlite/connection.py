@@ -31,8 +31,8 @@ from .statements import Kind, Statement, classify
 
 log = logging.getLogger(__name__)
 
-#: Bounds in seconds of the random sleep between two tries to get a lock that another process has.
-#: Short and random: no process falls into step with another and starves.
+#: Bounds in seconds of the random sleep between two tries to read a file that we cannot write to,
+#: where there is no queue.
 RETRY = (0.0002, 0.001)
 
 #: SQLite's page cache of each connection, in KiB.
@@ -520,7 +520,10 @@ class Connection(driver.Connection):
         arguments = arguments or (driver.Connection.cursor(self), "BEGIN IMMEDIATE")
         try:
             try:
-                call(*arguments)
+                if self._file is not None and self._file.queue.owed():
+                    self._try_again(call, arguments, deadline)
+                else:
+                    call(*arguments)
             except driver.OperationalError as error:
                 if not _is_busy(error):
                     raise
@@ -535,10 +538,9 @@ class Connection(driver.Connection):
         call: Callable[..., Any],
         arguments: tuple[Any, ...],
         deadline: float,
-        error: driver.OperationalError,
+        error: driver.OperationalError | None = None,
     ) -> None:
-        while time.monotonic() < deadline:
-            time.sleep(random.uniform(*RETRY))
+        for _ in self._turns(deadline):
             try:
                 call(*arguments)
                 return
@@ -550,6 +552,15 @@ class Connection(driver.Connection):
         if self._file is None:
             raise LockError(f"{error}; waited {self._timeout:.1f} s") from error
         raise self._file.queue.timeout(self._timeout) from error
+
+    def _turns(self, deadline: float) -> Iterator[None]:
+        """Yield whenever it is right to try again."""
+        if self._file is not None:
+            yield from self._file.queue.turns(deadline)
+            return
+        while time.monotonic() < deadline:
+            time.sleep(random.uniform(*RETRY))
+            yield
 
     def _script(self, cursor: Cursor, script: str) -> None:
         self.commit()  # as the driver does
