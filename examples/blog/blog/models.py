@@ -59,6 +59,16 @@ class Model(DeclarativeBase):
     )
 
 
+class Written:
+    """What has an author."""
+
+    author_id: Mapped[int]
+
+    def belongs_to(self, user: Any) -> bool:
+        """Tell whether somebody wrote it; nobody did who is not logged in."""
+        return bool(user.is_authenticated and user.id == self.author_id)
+
+
 class User(UserMixin, Model):
     __tablename__ = "user"
 
@@ -73,7 +83,7 @@ class User(UserMixin, Model):
     last_login_at: Mapped[datetime | None]
 
 
-class Post(Model):
+class Post(Written, Model):
     __tablename__ = "post"
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -103,10 +113,10 @@ class Post(Model):
 
     def is_visible_to(self, user: Any) -> bool:
         """Tell whether somebody may see it; its author always may."""
-        return self.is_public or (user.is_authenticated and user.id == self.author_id)
+        return self.is_public or self.belongs_to(user)
 
 
-class Comment(Model):
+class Comment(Written, Model):
     __tablename__ = "comment"
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -9,13 +9,14 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 from flask_login import current_user, login_required
 from flask_wtf import FlaskForm
+from markupsafe import Markup
 from slugify import slugify
 from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 from wtforms import DateTimeLocalField, StringField, TextAreaField
 from wtforms.validators import DataRequired, Length, Optional
 
-from . import litestack, live, tasks
+from . import fragments, litestack, live, tasks
 from .models import Comment, Post, now
 from .pagination import paginate
 
@@ -52,14 +53,23 @@ class CommentForm(FlaskForm):
 
 @blueprint.get("/")
 def index() -> ResponseReturnValue:
+    before = request.args.get("before")
+    if before is None:
+        teasers = fragments.fragment(fragments.FRONT_PAGE, lambda: render_teasers(None))
+    else:
+        teasers = Markup(render_teasers(before))
+    return render_template("posts/index.html", teasers=teasers)
+
+
+def render_teasers(before: str | None) -> str:
     page = paginate(
         litestack.db.session,
         select(Post).where(Post.is_public).options(undefer(Post.comment_count)),
         by=(Post.published_at, Post.id),
-        before=request.args.get("before"),
+        before=before,
         size=POSTS_PER_PAGE,
     )
-    return render_template("posts/index.html", page=page)
+    return render_template("posts/teasers.html", page=page)
 
 
 @blueprint.get("/posts/<slug>")
@@ -135,7 +145,7 @@ def delete(slug: str) -> ResponseReturnValue:
 @login_required
 def delete_comment(comment_id: int) -> ResponseReturnValue:
     comment = litestack.db.session.get(Comment, comment_id) or abort(404)
-    if current_user.id not in (comment.author_id, comment.post.author_id):
+    if not (comment.belongs_to(current_user) or comment.post.belongs_to(current_user)):
         abort(403)
     slug = comment.post.slug
     litestack.db.session.delete(comment)
@@ -146,8 +156,7 @@ def delete_comment(comment_id: int) -> ResponseReturnValue:
 
 
 def find(slug: str) -> Post:
-    rows = select(Post).where(Post.slug == slug).options(undefer(Post.body_html))
-    post = litestack.db.session.scalar(rows)
+    post = litestack.db.session.scalar(select(Post).where(Post.slug == slug))
     if post is None or not post.is_visible_to(current_user):
         abort(404)
     return post
@@ -155,24 +164,49 @@ def find(slug: str) -> Post:
 
 def find_own(slug: str) -> Post:
     post = find(slug)
-    if post.author_id != current_user.id:
+    if not post.belongs_to(current_user):
         abort(403)
     return post
 
 
 def show_with(post: Post, form: CommentForm | None) -> ResponseReturnValue:
     since = litestack.cable.last_id()  # before the comments are read: none falls in between
-    comments = paginate(
+    return render_template(
+        "posts/show.html",
+        post=post,
+        article=article_of(post),
+        comments=comments_of(post),
+        form=form,
+        channel=live.readers.name(post.id),
+        since=since,
+    )
+
+
+def article_of(post: Post) -> Markup:
+    """Return title and text, from the cache; for their author, who sees more, made anew."""
+    if post.belongs_to(current_user):
+        return Markup(render_template("posts/article.html", post=post))
+    key = fragments.article(post.id)
+    return fragments.fragment(key, lambda: render_template("posts/article.html", post=post))
+
+
+def comments_of(post: Post) -> Markup:
+    """Return the comments, from the cache for readers who have nothing to delete there."""
+    before = request.args.get("before")
+    if current_user.is_authenticated or before is not None:
+        return Markup(render_comments(post, before))
+    return fragments.fragment(fragments.comments(post.id), lambda: render_comments(post, None))
+
+
+def render_comments(post: Post, before: str | None) -> str:
+    page = paginate(
         litestack.db.session,
         select(Comment).where(Comment.post_id == post.id),
         by=(Comment.created_at, Comment.id),
-        before=request.args.get("before"),
+        before=before,
         size=COMMENTS_PER_PAGE,
     )
-    channel = live.readers.name(post.id)
-    return render_template(
-        "posts/show.html", post=post, comments=comments, form=form, channel=channel, since=since
-    )
+    return render_template("posts/comments.html", post=post, comments=page)
 
 
 def schedule(session: Session, post: Post, time: datetime | None) -> None:

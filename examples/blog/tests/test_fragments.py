@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import re
+import threading
+
+import pytest
+from flask import Flask
+from sqlalchemy import event
+
+from blog import fragments, litestack
+from blog.models import Post, User
+
+from .conftest import Visitor
+
+
+def queries(app: Flask, reader: Visitor, url: str) -> list[str]:
+    """Return the SELECTs that a page costs."""
+    found: list[str] = []
+    with app.app_context():
+        engine = litestack.db.engine
+
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        found.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    reader.see(url)
+    event.remove(engine, "before_cursor_execute", note)
+    return found
+
+
+def test_a_cached_page_reads_next_to_nothing(app: Flask, ann: Visitor, reader: Visitor) -> None:
+    url = ann.publish("Tea", "Some **strong** tea.")
+    first = [reader.see("/"), reader.see(url)]
+    assert queries(app, reader, "/") == []
+    (query,) = queries(app, reader, url)  # is there such a post, and may it be seen?
+    assert "body" not in query
+    assert reader.see("/") == first[0]
+    assert "<strong>strong</strong>" in reader.see(url)
+
+
+def test_a_change_shows_at_once(ann: Visitor, bob: Visitor, reader: Visitor) -> None:
+    url = ann.publish("Tea", "Before.")
+    pages = ("/", url)
+    assert all("Before." in reader.see(page) for page in pages)
+    ann.submit(f"{url}/edit", title="Tea", body="After.")
+    assert all("After." in reader.see(page) for page in pages)
+    bob.comment(url, "Milk?")
+    assert "1 comment<" in reader.see("/")
+    assert "Milk?" in reader.see(url)
+    bob.submit("/comments/1/delete", page=url)
+    assert "1 comment<" not in reader.see("/")
+    assert "Milk?" not in reader.see(url)
+    ann.submit(f"{url}/delete", page=url)
+    assert "After." not in reader.see("/")
+
+
+def test_a_change_that_is_rolled_back_forgets_nothing(
+    app: Flask, ann: Visitor, reader: Visitor
+) -> None:
+    ann.publish("Tea", "Some tea.")
+    reader.see("/")
+    with app.app_context():
+        litestack.db.session.get(Post, 1).title = "Coffee"
+        litestack.db.session.flush()
+        litestack.db.session.rollback()
+        assert litestack.cache.has(fragments.FRONT_PAGE)
+
+
+def test_what_its_author_sees_is_not_shown_to_others(ann: Visitor, reader: Visitor) -> None:
+    url = ann.publish("Tea")
+    ann.comment(url, "Mine")
+    for visitor, buttons in ((ann, True), (reader, False), (ann, True), (reader, False)):
+        page = visitor.see(url)
+        assert ("/edit" in page) is buttons
+        assert ("/comments/1/delete" in page) is buttons
+
+
+def test_a_removed_user_is_gone_from_the_front_page(
+    app: Flask, ann: Visitor, reader: Visitor
+) -> None:
+    ann.publish("Tea")
+    reader.see("/")
+    with app.app_context(), litestack.db.write() as session:
+        session.delete(session.get(User, 1))
+    assert "Tea" not in reader.see("/")
+
+
+@pytest.mark.parametrize("path", ["/", "/posts/number"])
+def test_no_page_is_older_than_the_last_edit_before_it_was_asked_for(
+    app: Flask, ann: Visitor, path: str
+) -> None:
+    """Readers who fill the cache race a writer who empties it."""
+    ann.publish("Number", "Edition 0.")
+    newest, stale, seen = 0, [], set()
+    done = threading.Event()
+
+    def read() -> None:
+        reader = Visitor(app.test_client())
+        while not done.is_set():
+            least = newest
+            found = int(re.findall(r"Edition (\d+)\.", reader.see(path))[-1])
+            seen.add(found)
+            if found < least:
+                stale.append((found, least))
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for thread in readers:
+        thread.start()
+    try:
+        for edition in range(1, 40):
+            with app.app_context():
+                litestack.db.session.get(Post, 1).body = f"Edition {edition}."
+                litestack.db.session.commit()
+            newest = edition
+    finally:
+        done.set()
+        for thread in readers:
+            thread.join()
+    assert stale == []
+    assert len(seen) > 5  # they did race

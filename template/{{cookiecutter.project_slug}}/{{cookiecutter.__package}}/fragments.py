@@ -1,0 +1,53 @@
+"""Pieces of pages that are kept in the cache until the rows they show are changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from markupsafe import Markup
+from sqlalchemy import event
+
+from . import litestack
+from .models import Comment, Post, User
+
+FRONT_PAGE = "front page"
+
+#: Seconds after which a piece is made anew all the same.
+TIMEOUT = 3600
+
+
+def article(post_id: int) -> str:
+    """Return the key of a post's title and text."""
+    return f"article {post_id}"
+
+
+def comments(post_id: int) -> str:
+    """Return the key of a post's newest comments, as those see them who are not logged in."""
+    return f"comments {post_id}"
+
+
+def fragment(key: str, render: Callable[[], str]) -> Markup:
+    """Return a piece from the cache; if it is not there, one caller makes it for all."""
+    return Markup(litestack.cache.get_or_set(key, render, TIMEOUT))
+
+
+def _forget(mapper: object, connection: object, row: Any) -> None:
+    """Delete what shows a row. In a transaction, this takes effect right after its commit."""
+    keys = {FRONT_PAGE}
+    if isinstance(row, Post):
+        keys |= {article(row.id), comments(row.id)}
+    elif isinstance(row, Comment):
+        keys.add(comments(row.post_id))
+    litestack.cache.delete_many(*keys)
+
+
+# A user is shown in many places, but has nothing that can be changed; there is only their removal,
+# which takes their posts and comments with it.
+for row, changes in {
+    Post: ("after_insert", "after_update", "after_delete"),
+    Comment: ("after_insert", "after_update", "after_delete"),
+    User: ("after_delete",),
+}.items():
+    for change in changes:
+        event.listen(row, change, _forget)
