@@ -1,7 +1,8 @@
 """How gunicorn serves an app on one box: ``gunicorn -c python:flask_litestack.gunicorn app:app``.
 
 Your own ``gunicorn.conf.py`` can begin with ``from flask_litestack.gunicorn import *`` and set
-anything anew; so can the command line and ``GUNICORN_CMD_ARGS``. Left to gunicorn's own defaults,
+anything anew; so can the command line and ``GUNICORN_CMD_ARGS``. A hook of your own that takes
+the place of one of ours should call it. Left to gunicorn's own defaults,
 because they suit us: the address (``0.0.0.0:$PORT`` where PORT is set, else 127.0.0.1:8000), the
 number of web workers (``WEB_CONCURRENCY``, else 1), and which proxies may say who the client is
 (``FORWARDED_ALLOW_IPS``, else this machine alone).
@@ -20,6 +21,8 @@ __all__ = [
     "control_socket_disable",
     "graceful_timeout",
     "keepalive",
+    "on_reload",
+    "on_starting",
     "preload_app",
     "threads",
     "when_ready",
@@ -29,8 +32,8 @@ __all__ = [
 ]
 
 #: SQLite frees the interpreter while it works, so a few threads in one process beat processes:
-#: they share its memory, its connections and its websockets.
-worker_class = "gthread"
+#: they share its memory, its connections and its websockets. One worker more runs the jobs.
+worker_class = "flask_litestack.jobs.gunicorn_role.RoleWorker"
 threads = 4
 
 #: Load the app once, before forking: its memory is shared and a broken app fails at the start.
@@ -57,6 +60,16 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 #: To standard output: time, client (as a ProxyFix sees it), request, status, bytes, milliseconds.
 accesslog = "-"
 access_log_format = '%(t)s %(h)s "%(r)s" %(s)s %(b)s %(M)sms'
+
+
+def on_starting(server: object) -> None:
+    """Have one worker more, for jobs, unless the app says ``LITESTACK_JOBS_IN_SERVER = False``."""
+    from .jobs.gunicorn_role import add_worker
+
+    add_worker(server)
+
+
+on_reload = on_starting
 
 
 def when_ready(server: Any) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ litestack = Litestack(metadata=Model.metadata)
 
 def create_app():
     app = Flask(__name__, instance_path=os.path.abspath("data"))
+    app.config.from_prefixed_env()
     litestack.init_app(app)
     with app.app_context():
         litestack.db.create_all()
@@ -86,7 +88,7 @@ def effective(shop: Path, *arguments: str, **variables: str) -> dict[str, str]:
 def test_the_settings_are_those_for_one_box(shop: Path) -> None:
     found = effective(shop)
 
-    assert found["worker_class"].endswith("ThreadWorker'>") or "gthread" in found["worker_class"]
+    assert "RoleWorker" in found["worker_class"]
     assert found["workers"] == "1"
     assert found["threads"] == "4"
     assert found["preload_app"] == "True"
@@ -120,6 +122,19 @@ def test_a_configuration_of_ones_own_imports_ours_and_overrides_it(shop: Path) -
     assert found["control_socket_disable"] == "True"
 
 
+def both_workers(server: Server) -> set[int]:
+    """The ids of the web worker and the jobs worker, once both are there."""
+    wait_until(lambda: len(server.children()) == 2, server.output)
+    return set(server.children())
+
+
+def test_one_worker_more_runs_jobs_unless_the_app_does_not_want_it(shop: Path) -> None:
+    with running(GUNICORN, shop) as server:
+        both_workers(server)
+    with running(GUNICORN, shop, {"FLASK_LITESTACK_JOBS_IN_SERVER": "false"}) as server:
+        assert len(server.children()) == 1
+
+
 def test_sigterm_lets_a_request_end_and_exits_with_0(shop: Path) -> None:
     with running(GUNICORN, shop) as server:
         answers: list[str] = []
@@ -137,13 +152,12 @@ def test_sigterm_lets_a_request_end_and_exits_with_0(shop: Path) -> None:
 )
 def test_an_idle_connection_does_not_delay_the_stop(shop: Path) -> None:
     with running(GUNICORN, shop) as server:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port)
-        connection.request("GET", "/")
-        assert connection.getresponse().read() == b"version 1"
-        begin = time.monotonic()
-        assert server.terminate() == 0
-        assert time.monotonic() - begin < 8
-        connection.close()
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection:
+            connection.request("GET", "/")
+            assert connection.getresponse().read() == b"version 1"
+            begin = time.monotonic()
+            assert server.terminate() == 0
+            assert time.monotonic() - begin < 8
 
 
 def ask_until(stop: threading.Event, server: Server, failures: list[BaseException]) -> None:
@@ -154,15 +168,15 @@ def ask_until(stop: threading.Event, server: Server, failures: list[BaseExceptio
             failures.append(error)
 
 
-def test_hup_changes_the_worker_and_no_request_fails(shop: Path) -> None:
+def test_hup_changes_the_workers_and_no_request_fails(shop: Path) -> None:
     with running(GUNICORN, shop) as server:
-        [old] = server.children()
+        old = both_workers(server)
         stop = threading.Event()
         failures: list[BaseException] = []
         client = threading.Thread(target=ask_until, args=(stop, server, failures))
         client.start()
         os.kill(server.pid, signal.SIGHUP)
-        wait_until(lambda: (pids := server.children()) and old not in pids)
+        wait_until(lambda: len(pids := server.children()) == 2 and old.isdisjoint(pids))
         time.sleep(0.3)
         stop.set()
         client.join()
@@ -172,13 +186,13 @@ def test_hup_changes_the_worker_and_no_request_fails(shop: Path) -> None:
 
 def test_usr2_brings_a_second_server_up_beside_the_first(shop: Path) -> None:
     with running(GUNICORN, shop) as server:
-        [old] = server.children()
+        old = both_workers(server)
         os.kill(server.pid, signal.SIGUSR2)
         wait_until(
-            lambda: len(server.children()) == 2 and server.output().count("Booting worker") == 2,
+            lambda: len(server.children()) == 3 and server.output().count("Booting worker") == 4,
             server.output,
         )
-        [new_master] = [pid for pid in server.children() if pid != old]
+        [new_master] = [pid for pid in server.children() if pid not in old]
         assert server.terminate() == 0
         before = int(server.get("/add"))
         assert int(server.get("/add")) == before + 1
@@ -188,11 +202,12 @@ def test_usr2_brings_a_second_server_up_beside_the_first(shop: Path) -> None:
 
 def test_ttin_and_ttou_change_the_number_of_workers(shop: Path) -> None:
     with running(GUNICORN, shop) as server:
+        both_workers(server)
         os.kill(server.pid, signal.SIGTTIN)
-        wait_until(lambda: len(server.children()) == 2)
+        wait_until(lambda: len(server.children()) == 3)
         assert int(server.get("/add")) >= 1
         os.kill(server.pid, signal.SIGTTOU)
-        wait_until(lambda: len(server.children()) == 1)
+        wait_until(lambda: len(server.children()) == 2)
         assert int(server.get("/add")) >= 2
         assert server.terminate() == 0
 
