@@ -8,6 +8,8 @@ import re
 import select
 import socket
 import time
+import zlib
+from typing import Any
 
 #: What a browser sends along with a handshake.
 BROWSER = (
@@ -35,6 +37,9 @@ class Swarm:
         self.epoll = select.epoll()
         self.sockets: dict[int, socket.socket] = {}
         self.rests: dict[int, bytes] = {}
+        # The clients whose server compresses, as browsers ask it to: what is left of a frame.
+        self._inflaters: dict[int, Any] = {}
+        self._frames: dict[int, bytes] = {}
         self._connect(port, count, path, first, at_once)
 
     def _connect(self, port: int, count: int, path: str, first: list[bytes], at_once: int) -> None:
@@ -72,7 +77,10 @@ class Swarm:
                     raise ConnectionError(head.decode())
                 del waiting[fd]
                 self.sockets[fd] = sock
-                self.rests[fd] = rest
+                if b"permessage-deflate" in head:
+                    self._inflaters[fd] = zlib.decompressobj(-15)
+                    self._frames[fd] = b""
+                self.rests[fd] = self._readable(fd, rest)
                 for frame in first:
                     sock.sendall(frame)
 
@@ -90,8 +98,28 @@ class Swarm:
                 data = self.sockets[fd].recv(65536)
                 if not data:
                     raise ConnectionError("a client was dropped")
-                self._take(fd, data, text, missing)
+                self._take(fd, self._readable(fd, data), text, missing)
         return time.monotonic()
+
+    def _readable(self, fd: int, data: bytes) -> bytes:
+        """Inflate what is compressed; else the frames as they are will do."""
+        inflater = self._inflaters.get(fd)
+        if inflater is None:
+            return data
+        data = self._frames[fd] + data
+        texts = []
+        while len(data) >= 2:
+            size, start = data[1], 2
+            if size == 126:
+                size, start = int.from_bytes(data[2:4], "big"), 4
+            if len(data) < start + size:
+                break
+            payload = data[start : start + size]
+            compressed = data[0] & 0x40
+            texts.append(inflater.decompress(payload + b"\0\0\xff\xff") if compressed else payload)
+            data = data[start + size :]
+        self._frames[fd] = data
+        return b" ".join(texts)
 
     def _take(self, fd: int, data: bytes, text: bytes, missing: set[int]) -> None:
         rest = self.rests[fd] + data
@@ -115,7 +143,7 @@ class Swarm:
                 now = time.monotonic()
                 if not data:
                     raise ConnectionError("a client was dropped")
-                data = open_ends[fd] + data
+                data = open_ends[fd] + self._readable(fd, data)
                 end = 0
                 for match in STAMP.finditer(data):
                     took[fd].append(now - float(match[1]))
