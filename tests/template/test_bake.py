@@ -37,6 +37,7 @@ def test_the_default_bake_is_the_example(bake: Bake, tmp_path: Path, options: li
     assert [name for name in baked if baked[name] != example[name]] == []
 
 
+@pytest.mark.timeout(600)
 def test_a_project_of_another_name_passes_its_own_tests(bake: Bake, tmp_path: Path) -> None:
     done = bake(
         project_name='Ann\'s "Notes" & <Tales>',
