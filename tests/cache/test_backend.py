@@ -272,7 +272,7 @@ def test_the_file_stays_below_its_cap(make: Make, tmp_path: Path, length: int) -
             assert file_bytes(tmp_path) <= size * 1.1
     stats = cache.stats()
     assert stats.evictions > 0
-    assert stats.used_size > 0.8 * size  # and it is used
+    assert stats.used_size > 0.7 * size  # and it is used
     assert file_bytes(tmp_path) <= size * 1.1
 
 
