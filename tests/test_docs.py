@@ -94,7 +94,7 @@ def test_every_piece_of_python_can_be_parsed(page: Path) -> None:
 
 @by_name
 def test_every_script_that_is_mentioned_exists(page: Path) -> None:
-    for script in re.findall(r"\b(scripts/[a-z_.]+|\.ci/[a-z]+)", TEXTS[page]):
+    for script in re.findall(r"\b(scripts/[a-z_.-]+|\.ci/[a-z]+)", TEXTS[page]):
         assert (TREE / script.rstrip(".")).exists(), script
 
 

@@ -209,12 +209,16 @@ def build_wheel() -> None:
 def build_template(engine: Docker) -> None:
     """Build the template's default bake, which is examples/blog, with our wheel in wheels/."""
     listed = subprocess.run(
-        ["git", "-C", str(BLOG), "ls-files", "-z"], capture_output=True, text=True, check=True
+        ["git", "-C", str(BLOG), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     with tempfile.TemporaryDirectory() as folder:
         for name in filter(None, listed.stdout.split("\0")):
-            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(BLOG / name, Path(folder) / name)
+            if (BLOG / name).exists():
+                (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(BLOG / name, Path(folder) / name)
         shutil.copytree(WHEELS, Path(folder) / "wheels")
         engine.build(Path(folder), TEMPLATE)
 
