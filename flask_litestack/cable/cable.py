@@ -212,7 +212,7 @@ class Cable:
         found = None if self._connect is None else self._connect()
         if found is False:
             return False
-        return "" if found is None else str(found)
+        return "" if found is None or found is True else str(found)
 
     def known(self, name: str) -> None:
         """Check that a channel of this name is declared.

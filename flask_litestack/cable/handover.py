@@ -14,8 +14,6 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from . import sockets
-
 #: Where servers put the client's socket.
 _KEYS = ("gunicorn.socket", "werkzeug.socket")
 
@@ -28,12 +26,11 @@ _SEND_BUFFER = 64 * 1024
 
 def client_socket(environ: Mapping[str, Any]) -> socket.socket | None:
     """Return the client's socket if the connection can be taken over, else None."""
-    if not sockets.AVAILABLE:
-        return None
+    if not environ["SERVER_PROTOCOL"].startswith("HTTP/1."):
+        return None  # other requests share the connection
     for key in _KEYS:
         found = environ.get(key)
-        # Not an SSLSocket, and not the socket of gevent or eventlet.
-        if type(found) is socket.socket:
+        if type(found) is socket.socket:  # not an SSLSocket
             return found
     return None
 

@@ -77,8 +77,8 @@ def accept(request: Request) -> bytes:
     :raises HTTPException: 400 for a malformed one, 426 for another version.
     """
     headers = request.headers
-    if request.method != "GET":
-        raise BadRequest("a websocket begins with GET")
+    if request.method != "GET" or request.environ["SERVER_PROTOCOL"] == "HTTP/1.0":
+        raise BadRequest("a websocket begins with GET over HTTP/1.1")
     if headers.get("Sec-WebSocket-Version", "").strip() != "13":
         raise UpgradeRequired
     key = headers.get("Sec-WebSocket-Key", "").strip()

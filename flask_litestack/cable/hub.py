@@ -574,6 +574,8 @@ class Hub:
         """Ask the clients that are due whether they are still there; drop the silent ones."""
         now = int(time.monotonic())
         due = [second for second in self._to_ping if second <= now]
+        if not due:
+            return
         position = self._deliveries[0][1].id - 1 if self._deliveries else self._log.position
         # The position lets a client resume whose channels are quiet for longer than messages are
         # kept, and lets a page hear that the server is there: it does not see pings.
