@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from flask import Flask, current_app
 from sqlalchemy import MetaData
 
-from . import config
+from . import backups, config
 from .cable import Cable
 from .cache.cache import Cache
 from .config import Settings
@@ -78,6 +79,28 @@ class Litestack:
                 "your app factory."
             )
         return settings
+
+    def backup(
+        self,
+        destination: Path | None = None,
+        *,
+        keep: int | None = None,
+        compress: bool = False,
+    ) -> Path:
+        """Write a checked backup of every file, of one moment, while the app goes on.
+
+        ``flask litestack backup`` for a task with ``cron=``. Not in a transaction that has written.
+
+        :param destination: the folder for it; by default ``backups`` in the data folder.
+        :param keep: how many backups to leave there, the newest; None leaves all.
+        :param compress: write one .tar.gz file in place of a folder.
+        :return: the new backup, to be copied elsewhere.
+        :raises BackupError: if there is no room, the check fails, or another backup is running.
+        :raises LockTimeout: if a write lock was not free within ``LITESTACK_BUSY_TIMEOUT``.
+        """
+        settings = self._usable_settings()
+        path, _ = backups.backup(settings, self.db, destination, keep=keep, compress=compress)
+        return path
 
     def _usable_settings(self) -> Settings:
         """Return the settings once the data folder is there; it is made on first use."""

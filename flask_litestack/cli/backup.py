@@ -9,9 +9,8 @@ from typing import Any
 
 import click
 
+from .. import backups
 from ..extension import Litestack
-from ..sqlite import backup
-from . import _backups
 from ._app import with_litestack
 from ._output import json_option, show
 
@@ -35,26 +34,21 @@ def command(
     folder). The cache is left out.
     """
     settings = litestack.settings
-    databases, others = _backups.databases(litestack), _backups.others(litestack)
-    if not databases:
-        raise click.ClickException(f"there is no database in {settings.data_path} yet.")
     with click.progressbar(length=1000, label="Copying", file=sys.stderr) as bar:
         advance: Callable[[int], None] = bar.update
 
         def progress(done: int, total: int) -> None:
             advance(done * 1000 // max(total, 1) - bar.pos)
 
-        path, manifest = backup.backup(
-            databases,
-            others,
-            destination or settings.data_path / "backups",
+        path, manifest = backups.backup(
+            settings,
+            litestack.db,
+            destination,
             keep=keep,
             compress=compress,
             progress=progress,
-            busy_timeout=settings.busy_timeout,
         )
-    _backups.remember(settings.data_path, path.absolute(), manifest.created_at)
-    has_key = any(file.name == _backups.SECRET_KEY for file in manifest.files)
+    has_key = any(file.name == backups.SECRET_KEY for file in manifest.files)
     report: dict[str, Any] = {
         "path": str(path),
         "created_at": manifest.created_at,

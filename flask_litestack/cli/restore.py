@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
+from .. import backups
 from ..errors import BackupError
 from ..extension import Litestack
 from ..process.openfiles import processes_using
 from ..sqlite import backup
-from . import _backups
 from ._app import with_litestack
 from ._output import json_option, show
 
@@ -43,7 +43,7 @@ def command(litestack: Litestack, source: Path, yes: bool, hold_jobs: bool, as_j
         )
     own = litestack.db.path
     manifest, before = backup.restore(source, folder, {own.name: own})
-    for leftover in folder.glob(f"{_backups.CACHE}*"):
+    for leftover in folder.glob(f"{backups.CACHE}*"):
         leftover.unlink()  # of another time than the restored rows
     show(
         {

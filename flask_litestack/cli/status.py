@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .. import backups
 from ..extension import Litestack
 from ..process.openfiles import processes_using
 from ..sqlite import driver, filesystem, health
@@ -28,6 +29,7 @@ def command(litestack: Litestack, as_json: bool) -> None:
             "sqlite": f"{driver.version} ({driver.name})",
             "files": _files(path),
             "processes": _processes(path),
+            "backup": backups.last(path),
             **(_reports.status(litestack) if path.is_dir() else {}),
         },
         as_json,

@@ -1,12 +1,9 @@
 """How gunicorn serves the blog: as flask-litestack recommends, and never on an old database."""
 
+from flask_litestack import gunicorn
 from flask_litestack.gunicorn import *  # noqa: F403
-from flask_litestack.jobs.gunicorn_role import add_worker
 
 wsgi_app = "{{ cookiecutter.__package }}:create_app()"
-
-#: Web workers, and one more that runs the jobs.
-worker_class = "flask_litestack.jobs.gunicorn_role.RoleWorker"
 
 
 def on_starting(server: object) -> None:
@@ -14,7 +11,7 @@ def on_starting(server: object) -> None:
     from {{ cookiecutter.__package }} import create_app, migrate
 
     migrate.run_pending(create_app())
-    add_worker(server)
+    gunicorn.on_starting(server)
 
 
 on_reload = on_starting

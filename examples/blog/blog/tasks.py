@@ -39,6 +39,12 @@ def publish(post_id: int) -> None:
         post.is_public = True
 
 
+@litestack.task(cron="0 3 * * *")
+def back_up() -> None:
+    """Keep a backup of each of the last seven nights, in the data folder."""
+    litestack.backup(keep=7)
+
+
 @litestack.task(cron="30 3 * * *")
 def tidy_up() -> None:
     """Remove accounts that were registered and never used."""

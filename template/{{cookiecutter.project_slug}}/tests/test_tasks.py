@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -151,3 +152,16 @@ def test_accounts_that_were_never_used_are_removed_after_a_year(
     with app.app_context():
         names = litestack.db.session.scalars(select(User.name).order_by(User.id)).all()
     assert names == ["Ann", "Bob", "Cleo", "Emil"]
+
+
+def test_each_night_a_backup_is_made(
+    app: Flask, ann: Visitor, jobs: JobTester, tmp_path: Path
+) -> None:
+    ann.publish("Tea")
+    with jobs.freeze((now() + timedelta(days=1)).replace(hour=2, minute=59)) as clock:
+        jobs.run(crons=True)
+        clock.advance(timedelta(minutes=2))
+        jobs.run(crons=True)
+    (backup,) = [path for path in (tmp_path / "data" / "backups").iterdir() if path.is_dir()]
+    names = {path.name for path in backup.iterdir()}
+    assert names >= {"data.sqlite3", "secret_key", "manifest.json"}
