@@ -292,12 +292,12 @@ def _crowd(folder: Path, count: int, rounds: int) -> dict[str, float]:
         swarm.wait_for_each(b"subscribed")
         found["connected per second"] = count / (time.monotonic() - start)
         found["memory"] = server.memory()
-        time.sleep(2)
+        swarm.pump(2)
         found["idle"] = _broadcasts(server, swarm, "a", rounds)
 
         burning = threading.Thread(target=server.get, args=(f"/burn/{2.0 * rounds + 2:.1f}",))
         burning.start()
-        time.sleep(0.5)
+        swarm.pump(0.5)
         found["beside a busy thread"] = _broadcasts(server, swarm, "b", rounds)
         burning.join()
 
@@ -308,9 +308,9 @@ def _crowd(folder: Path, count: int, rounds: int) -> dict[str, float]:
             stdout=subprocess.PIPE,
             text=True,
         )
-        time.sleep(2)
+        swarm.pump(2)
         _tell(load, "begin")
-        time.sleep(2.0 * rounds)
+        swarm.pump(2.0 * rounds)
         alone = _report(load)
         found["beside 4 saturated threads"] = _broadcasts(server, swarm, "c", rounds)
         meanwhile = _report(load)
@@ -334,7 +334,7 @@ def _broadcasts(server: Server, swarm: Swarm, prefix: str, rounds: int) -> float
         publisher.start()
         times.append(1000 * (swarm.wait_for_each(f'"{word}"'.encode()) - start))
         publisher.join()
-        time.sleep(max(0.0, 2.0 - (time.monotonic() - start)))
+        swarm.pump(2.0 - (time.monotonic() - start))
     return statistics.median(times)
 
 
@@ -388,26 +388,13 @@ def _idle(folder: Path, count: int, seconds: float) -> float:
         nobody = (server.cpu() - before) / (seconds / 2)
         swarm = Swarm(server.port, count, path="/cable", first=SUBSCRIBE)
         swarm.wait_for_each(b"subscribed")
-        stop = threading.Event()
-        answering = threading.Thread(target=_answer_pings, args=(swarm, stop))
-        answering.start()
-        time.sleep(5)
+        swarm.pump(5)
         before = server.cpu()
-        time.sleep(seconds)
+        swarm.pump(seconds)
         used = (server.cpu() - before) / seconds
-        stop.set()
-        answering.join()
         swarm.close()
     print(f"idle: gunicorn without sockets {100 * nobody:.2f} %, with them {100 * used:.2f} %")
     return 100 * (used - nobody)
-
-
-def _answer_pings(swarm: Swarm, stop: threading.Event) -> None:
-    while not stop.is_set():
-        for fd, _ in swarm.epoll.poll(0.5):
-            data = swarm.sockets[fd].recv(65536)
-            if b"\x89\x00" in data:
-                swarm.sockets[fd].send(b"\x8a\x80mask")
 
 
 # -- results --------------------------------------------------------------------------------------

@@ -27,6 +27,9 @@ BROWSER = (
 #: When a message was published, in its JSON.
 STAMP = re.compile(rb'"t": ?([\d.]+),')
 
+#: An empty ping, which our server sends in front of a position, and its answer.
+PING, PONG = b"\x89\x00", b"\x8a\x80mask"
+
 
 class Swarm:
     """``count`` connected clients. ``first`` frames are sent by each once it is connected."""
@@ -101,10 +104,22 @@ class Swarm:
                 self._take(fd, self._readable(fd, data), text, missing)
         return time.monotonic()
 
+    def pump(self, seconds: float) -> None:
+        """Wait, and answer pings meanwhile; what else arrives is thrown away."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            for fd, _ in self.epoll.poll(left, 4096):
+                data = self.sockets[fd].recv(65536)
+                if not data:
+                    raise ConnectionError("a client was dropped")
+                self._readable(fd, data)
+
     def _readable(self, fd: int, data: bytes) -> bytes:
         """Inflate what is compressed; else the frames as they are will do."""
         inflater = self._inflaters.get(fd)
         if inflater is None:
+            if data.startswith(PING):
+                self.sockets[fd].send(PONG)
             return data
         data = self._frames[fd] + data
         texts = []
