@@ -34,7 +34,7 @@ def command(folder: Path, author: str) -> None:
         import_post.call(author_id, path.stem, text)
         for path, text in zip(files, texts, strict=True)
     )
-    click.echo(f"{len(files)} files are waiting to be imported; `flask litestack status` counts.")
+    click.echo(f"Files that the worker will import: {len(files)}")
 
 
 def read(path: Path) -> str:
