@@ -17,9 +17,9 @@ from weakref import WeakSet
 from ..errors import LiveFileError
 from . import driver
 
-#: By the file's base name, so that the hook needs one look-up for a file that is not ours.
-_live: dict[str, WeakSet[driver.Connection]] = {}
-_paths: dict[str, set[str]] = {}
+#: The connections of each file, by its base name first, so that the hook needs one look-up for a
+#: file that is not ours.
+_live: dict[str, dict[str, WeakSet[driver.Connection]]] = {}
 _installed = False
 
 
@@ -33,9 +33,8 @@ def watch(path: str | os.PathLike[str], connection: driver.Connection) -> None:
     for name in {given, os.path.realpath(given)}:
         # The locks are on the database and, in WAL mode, on its -shm file.
         for file in (name, f"{name}-shm"):
-            base = os.path.basename(file)
-            _live.setdefault(base, WeakSet()).add(connection)
-            _paths.setdefault(base, set()).add(file)
+            files = _live.setdefault(os.path.basename(file), {})
+            files.setdefault(file, WeakSet()).add(connection)
     if not _installed:
         _installed = True
         sys.addaudithook(_hook)
@@ -43,8 +42,9 @@ def watch(path: str | os.PathLike[str], connection: driver.Connection) -> None:
 
 def forget(connection: driver.Connection) -> None:
     """Stop guarding on behalf of ``connection``; call it once it is closed."""
-    for connections in _live.values():
-        connections.discard(connection)
+    for files in list(_live.values()):
+        for connections in list(files.values()):
+            connections.discard(connection)
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
@@ -59,12 +59,14 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
             return  # a descriptor
         path = os.fsdecode(path)
     base = path[path.rfind("/") + 1 :] if os.sep == "/" else os.path.basename(path)
-    if _live.get(base):
+    if base in _live:
         _refuse(event, path, base)
 
 
 def _refuse(event: str, path: str, base: str) -> None:
-    for file in _paths[base]:
+    for file, connections in list(_live[base].items()):
+        if not connections:
+            continue
         try:
             same = os.path.samefile(path, file)
         except OSError:
@@ -89,7 +91,6 @@ def _database(name: Any) -> Any:
 
 def _after_fork_in_child() -> None:
     _live.clear()  # the child has none of the parent's locks, so it can drop none
-    _paths.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -12,19 +12,26 @@ import pytest
 
 from flask_litestack import sqlite
 from flask_litestack.errors import BackupError
+from flask_litestack.sqlite import driver
 from flask_litestack.sqlite.backup import MANIFEST, backup, backups, restore, verify
+
+
+def plain(path: Path) -> driver.Connection:
+    """Open a file without a syncer behind it, so that a test may damage the file afterwards."""
+    connection = driver.module.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    return connection
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A data folder with two databases, whose logs hold everything, and a key."""
+    """A data folder with two databases and a key."""
     folder = tmp_path / "data"
     folder.mkdir()
     for name in ("data.sqlite3", "cable.sqlite3"):
-        with closing(sqlite.connect(folder / name)) as connection:
+        with closing(plain(folder / name)) as connection:
             connection.execute("CREATE TABLE t (n INTEGER)")
             connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(10)])
-            connection.commit()
     (folder / "secret_key").write_text("secret")
     return folder
 
@@ -148,10 +155,9 @@ def test_a_damaged_database_is_not_backed_up_as_if_it_were_whole(
     folder: Path, tmp_path: Path
 ) -> None:
     path = folder / "data.sqlite3"
-    with closing(sqlite.connect(path)) as connection:
+    with closing(plain(path)) as connection:
         connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(5000)])
         connection.execute("CREATE INDEX i ON t (n)")
-        connection.commit()
     content = bytearray(path.read_bytes())
     content[8192:8292] = b"\xff" * 100
     path.write_bytes(content)

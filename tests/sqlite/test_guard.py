@@ -95,6 +95,17 @@ def test_a_closed_file_is_free(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"SQLite format 3")
 
 
+def test_a_closed_file_is_free_while_another_of_its_name_is_open(
+    live: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "other" / live.name
+    path.parent.mkdir()
+    sqlite.connect(path).close()
+    path.read_bytes()
+    with pytest.raises(LiveFileError):
+        live.read_bytes()
+
+
 def test_the_guard_can_be_switched_off(tmp_path: Path) -> None:
     path = tmp_path / "free.sqlite3"
     connection: Connection = sqlite.connect(path, guard=False)
