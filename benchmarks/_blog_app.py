@@ -1,50 +1,53 @@
 """The demo blog as it is, or on PostgreSQL: what gunicorn serves for benchmarks/blog.py.
 
-On PostgreSQL the blog's ``litestack`` is replaced by as little as it needs: a session of the app
-context, as Flask-SQLAlchemy gives one.
+On PostgreSQL the ``db`` of the blog's Litestack object is replaced by as little as the page needs:
+a session of the app context, as Flask-SQLAlchemy gives one. All else is the same.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from flask import Flask, g
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
 
 BLOG = Path(__file__).parents[1] / "examples" / "blog"
 
 
 def create_app() -> Flask:
-    """Make the blog; on PostgreSQL if the variable BENCH_POSTGRES has its URL."""
+    """Make the blog.
+
+    The variable BENCH_POSTGRES has PostgreSQL's URL, if it is to run there; BENCH_CACHE the type
+    of its cache, if it is to be another than ours.
+    """
     sys.path.insert(0, str(BLOG))
     import blog
 
+    config = {"SECRET_KEY": "benchmark"}
+    if cache := os.environ.get("BENCH_CACHE"):
+        config["CACHE_TYPE"] = cache
     if url := os.environ.get("BENCH_POSTGRES"):
-        blog.litestack = OnPostgres(url)
-    app: Flask = blog.create_app({"SECRET_KEY": "benchmark"})
+        blog.litestack.db = OnPostgres(url)
+    app: Flask = blog.create_app(config)
+    if url:
+        app.teardown_appcontext(blog.litestack.db.close_session)
     return app
 
 
 class OnPostgres:
-    """Stands in for the Litestack object and its ``db``."""
+    """Stands in for ``litestack.db``."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._engine: Any = None
-        self.db = self
-
-    def init_app(self, app: Flask) -> None:
-        """Close the session at the end of each app context."""
-        app.teardown_appcontext(self._close)
+        self._engine: Engine | None = None
 
     @property
-    def engine(self) -> Any:
+    def engine(self) -> Engine:
         """Made at first use, in the worker."""
         if self._engine is None:
             self._engine = create_engine(self._url)
@@ -64,6 +67,15 @@ class OnPostgres:
         with self.session.begin():
             yield self.session
 
-    def _close(self, _: BaseException | None) -> None:
+    def joins(self) -> bool:
+        """Nothing waits for a commit here."""
+        return False
+
+    def after_commit(self, function: Callable[[], object]) -> None:
+        """Nothing waits for a commit here."""
+        function()
+
+    def close_session(self, _: BaseException | None = None) -> None:
+        """Close the session at the end of its app context."""
         if "session" in g:
             g.pop("session").close()

@@ -1,7 +1,7 @@
 """Measure the demo blog, here and on PostgreSQL: ``python -m benchmarks.blog [--quick]``.
 
-Two gunicorns with the same command line serve the same code at the same time, and are asked for
-the same page in turns, by one reader and by four at once. See README.md beside this file.
+Gunicorns with the same command line serve the same code, and are asked for the same page in turns,
+by one reader and by four at once. See README.md beside this file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROUNDS = 8
 SECONDS = 1.5
 PATIENCE = 30.0
 PASSWORD = "benchmark-1234"
-OURS, POSTGRES = "ours", "PostgreSQL"
+OURS, POSTGRES, NO_CACHE = "ours", "PostgreSQL", "PostgreSQL and no cache"
 ROOT = Path(__file__).parents[1]
 
 GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "python:flask_litestack.gunicorn"]
@@ -69,8 +69,14 @@ def main() -> int:
         except _postgres.NotInstalled as missing:
             print(f"NOT RUN: PostgreSQL ({missing})")
         else:
-            environs[POSTGRES] = {"BENCH_POSTGRES": url}
+            environs[POSTGRES] = {
+                "LITESTACK_DATA_PATH": str(folder / "beside"),  # the cache stays as it is
+                "BENCH_POSTGRES": url,
+            }
         pages = {name: _fill(environ) for name, environ in environs.items()}
+        if POSTGRES in environs:
+            environs[NO_CACHE] = environs[POSTGRES] | {"BENCH_CACHE": "NullCache"}
+            pages[NO_CACHE] = pages[POSTGRES]
         ports = {
             name: stack.enter_context(_serve(environ, folder / f"{name}.log"))
             for name, environ in environs.items()
@@ -168,16 +174,12 @@ def _read(port: int, page: str, cookie: str, readers: int, seconds: float) -> Re
     parts: list[list[float]] = [[] for _ in range(readers)]
 
     def read(times: list[float]) -> None:
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-        headers = {"Cookie": cookie} if cookie else {}
+        client = _Client(port, page, cookie)
         while (begun := time.monotonic()) < start + seconds:
-            client.request("GET", page, headers=headers)
-            response = client.getresponse()
-            body = response.read()
-            assert response.status == 200, response.status
+            body = client.get()
+            times.append(time.monotonic() - begun)
             assert b'class="comment"' in body
             assert (b"Log out" in body) == bool(cookie)
-            times.append(time.monotonic() - begun)
         client.close()
 
     threads = [threading.Thread(target=read, args=(part,)) for part in parts]
@@ -188,6 +190,37 @@ def _read(port: int, page: str, cookie: str, readers: int, seconds: float) -> Re
     if not all(parts):
         raise RuntimeError("a reader failed; see its traceback above")
     return _measure.summary([time for part in parts for time in part], time.monotonic() - start)
+
+
+class _Client:
+    """Asks for one page again and again on one connection, at little cost of its own."""
+
+    def __init__(self, port: int, page: str, cookie: str) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        headers = f"Host: 127.0.0.1:{port}\r\n" + (f"Cookie: {cookie}\r\n" if cookie else "")
+        self._request = f"GET {page} HTTP/1.1\r\n{headers}\r\n".encode()
+
+    def get(self) -> bytes:
+        self._socket.sendall(self._request)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += self._receive()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 "), head
+        length = int(re.search(rb"(?i)\r\ncontent-length: (\d+)", head)[1])  # type: ignore[index]
+        while len(body) < length:
+            body += self._receive()
+        return body
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _receive(self) -> bytes:
+        received = self._socket.recv(65536)
+        if not received:
+            raise ConnectionError("the server closed the connection")
+        return received
 
 
 def _report(table: dict[str, dict[str, Result]]) -> int:
