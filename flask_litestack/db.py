@@ -206,13 +206,7 @@ class Database:
         pending changes or an uncommitted write. A session that has only read has none. Always
         true after :meth:`begin_unit`.
         """
-        # Asked at each enqueue and broadcast, so without the detour of Flask's proxies.
-        state = app_ctx._get_current_object().g.__dict__  # type: ignore[attr-defined]
-        if self._unit_key in state:
-            return True
-        if self._adopted is None and self._key not in state:
-            return False  # the session has not been used
-        return self.has_uncommitted()
+        return self._unit_key in _state() or self.has_uncommitted()
 
     def begin_unit(self) -> None:
         """Make this app context one transaction, which its owner commits, whatever it begins with.
@@ -220,13 +214,13 @@ class Database:
         ``write()`` and all that joins a transaction then join this one. The worker does so for
         each job.
         """
-        setattr(g, self._unit_key, True)
+        _state()[self._unit_key] = True
 
     def has_uncommitted(self) -> bool:
         """Tell whether the session has something to commit, or an explicit transaction open."""
-        session = self._session_if_used()
-        if session is None:
-            return False
+        if self._adopted is None and self._key not in _state():
+            return False  # the session has not been used
+        session = self.session
         if _is_explicit(session) or _is_pending(session):
             return True
         connection = self._raw_if_used(session)
@@ -243,11 +237,6 @@ class Database:
 
     def _in_unit(self) -> bool:
         return has_app_context() and self._unit_key in g
-
-    def _session_if_used(self) -> Session | None:
-        if self._adopted is not None:
-            return self.session
-        return g.get(self._key) if has_app_context() else None
 
     def _make_engine(self) -> Engine:
         settings = self._settings()
@@ -334,6 +323,12 @@ def _describe() -> str:
     if has_request_context() and not activity.current.get():
         return f"{request.method} {request.path}"
     return activity.describe()
+
+
+def _state() -> dict[str, Any]:
+    """Return what ``flask.g`` holds, without its proxy: this is asked at each enqueue and job."""
+    state: dict[str, Any] = app_ctx._get_current_object().g.__dict__  # type: ignore[attr-defined]
+    return state
 
 
 def _app() -> Flask:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import random
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import CoroutineType
 from typing import Any
 
 from flask import Flask
@@ -124,7 +124,7 @@ class Runner:
         try:
             current.enter()
             result = task.function(*args, **kwargs)
-            if inspect.iscoroutine(result):
+            if type(result) is CoroutineType:
                 asyncio.run(result)
         finally:
             current.leave()
