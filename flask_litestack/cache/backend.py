@@ -24,6 +24,7 @@ from .locks import KeyLocks, pause
 from .store import (
     FOR_EVER,
     LARGEST,
+    ROW_BYTES,
     Closed,
     Entry,
     Replaced,
@@ -165,7 +166,7 @@ class SQLiteCache(BaseCache):
                 context.missed(number)
                 values.append(None)
             else:
-                values.append(self._value(value))
+                values.append(self._loads(value) if isinstance(value, bytes) else value)
         return values
 
     def has(self, key: str) -> bool:
@@ -220,8 +221,13 @@ class SQLiteCache(BaseCache):
         context = self._contexts.current()
         leased = []
         names = {}
+        seconds = self._normalize_timeout(timeout)
+        if seconds < 0:
+            self.delete_many(*mapping)
+            return []
+        expires = self._clock() + seconds if seconds else FOR_EVER
         for key, value in mapping.items():
-            entry = self._entry(key, value, timeout)
+            entry = self._entry_until(key, value, expires, expires)
             if entry is None:
                 self.delete(key)
             elif not (self._pending and context.hides(entry.number)):
@@ -263,7 +269,9 @@ class SQLiteCache(BaseCache):
         def add(value: bytes | int | None) -> bytes | int:
             nonlocal total
             total = (0 if value is None else self._value(value) or 0) + delta
-            return self._dumps(total)
+            data = self._entry(key, total, None)
+            assert data is not None  # a number is not too large, and the default not negative
+            return data.value
 
         if entry is None:
             return None
@@ -406,14 +414,22 @@ class SQLiteCache(BaseCache):
 
     def _entry(self, key: str, value: Any, timeout: Any, stale: float = 0) -> Entry | None:
         """Return what to store, or None if it has expired already, or is too large."""
-        number, stored = identify(self.key_prefix + key)
-        seconds = self._normalize_timeout(timeout)
+        seconds = self.default_timeout if timeout is None else self._normalize_timeout(timeout)
         expires = self._clock() + seconds if seconds else FOR_EVER
-        entry = Entry(number, stored, expires, expires + stale, self._dumps(value))
-        if entry.size > self._largest:
-            self._complain("store", ValueError(f"{key!r} takes {entry.size} bytes"))
-            return None
-        return entry if seconds >= 0 else None
+        return self._entry_until(key, value, expires, expires + stale) if seconds >= 0 else None
+
+    def _entry_until(self, key: str, value: Any, expires: float, kept: float) -> Entry | None:
+        number, stored = identify(self.key_prefix + key)
+        if type(value) is int and value in _SMALL:
+            data: bytes | int = value  # so that SQLite can add to it
+            size = len(stored) + ROW_BYTES
+        else:
+            data = pickle.dumps(value, PROTOCOL)
+            size = len(stored) + ROW_BYTES + len(data)
+            if size > self._largest:
+                self._complain("store", ValueError(f"{key!r} takes {size} bytes"))
+                return None
+        return Entry(number, stored, expires, kept, data, size)
 
     def _look_up(self, number: int, stored: bytes, now: float) -> tuple[bytes | int, float] | None:
         if self._pending and self._contexts.current().hides(number):
@@ -426,11 +442,6 @@ class SQLiteCache(BaseCache):
 
     def _value(self, value: bytes | int) -> Any:
         return self._loads(value) if isinstance(value, bytes) else value
-
-    def _dumps(self, value: Any) -> bytes | int:
-        if type(value) is int and value in _SMALL:
-            return value  # so that SQLite can add to it
-        return pickle.dumps(value, PROTOCOL)
 
     def _loads(self, data: bytes) -> Any:
         try:

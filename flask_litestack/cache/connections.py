@@ -30,6 +30,9 @@ class Connection(driver.Connection):
     refused = 0
     evictions = 0
 
+    automatic = True
+    """Whether SQLite checkpoints by itself when a commit finds the WAL large."""
+
     inserted = 0
     """The id of the last entry that was inserted rather than updated."""
 

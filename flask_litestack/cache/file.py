@@ -68,7 +68,7 @@ class CacheFile:
         self.run_path = folder / "run"
         self._size = size
         pages = size // PAGE
-        #: Pages at which the WAL is emptied.
+        #: Pages in the WAL from which each commit checkpoints.
         self.wal_pages = min(1000, pages // 32)
         #: The most pages that the file itself may have; the rest is for a WAL that readers keep
         #: from being used again.
@@ -200,9 +200,8 @@ class CacheFile:
 
     def _prepare(self, connection: Connection) -> None:
         connection.execute(f"PRAGMA max_page_count = {self.pages}")
-        # The store empties the WAL itself. SQLite's own checkpoints never get to its end while
-        # several processes always read, and then it only grows.
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {self.wal_pages}")
+        connection.execute(f"PRAGMA journal_size_limit = {self.wal_pages * PAGE}")
 
     def _set_aside(self, reason: str) -> None:
         log.warning("the cache file is set aside as %s.corrupt: %s", self.path, reason)

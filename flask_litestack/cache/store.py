@@ -84,12 +84,8 @@ class Entry(NamedTuple):
     expires: float
     kept: float
     value: bytes | int
-
-    @property
-    def size(self) -> int:
-        """The bytes it takes, roughly."""
-        value = self.value
-        return len(self.key) + ROW_BYTES + (len(value) if isinstance(value, bytes) else 8)
+    size: int
+    """The bytes it takes, roughly; not stored."""
 
 
 @dataclass(frozen=True)
@@ -224,22 +220,21 @@ class Store:
             return row is not None
 
     def get_many(self, wanted: Sequence[tuple[int, bytes]], now: float) -> dict[bytes, bytes | int]:
-        """Return the values found, by key."""
+        """Return the values found, by key; perhaps also another one of the same hash."""
         found: dict[bytes, bytes | int] = {}
         with self._taken(now) as connection:
             for start in range(0, len(wanted), BATCH):
                 batch = wanted[start : start + BATCH]
-                rows = connection.execute(
-                    _get_many_sql(len(batch)), (now, *[number for number, _ in batch])
-                ).fetchall()
-                for number, key, value in rows:
-                    found[key] = value
-                    self._read(number)
-            keys = {key for _, key in wanted}
-            for stranger in found.keys() - keys:  # it has the hash of one that was asked for
-                del found[stranger]
-            connection.hits += len(found)
-            connection.misses += len(keys) - len(found)
+                numbers = [number for number, _ in batch]
+                found.update(connection.run(_get_many_sql(len(batch)), (now, *numbers)).fetchall())
+            table, mask, stamp = self._table, self._mask, self._table[NOW] | 1
+            hits = 0
+            for number, key in wanted:
+                if key in found:
+                    table[HEAD + (number & mask)] = stamp
+                    hits += 1
+            connection.hits += hits
+            connection.misses += len(wanted) - hits
         return found
 
     # -- writing ------------------------------------------------------------------------------
@@ -312,19 +307,37 @@ class Store:
     def _put_batch(
         self, connection: Connection, batch: Sequence[tuple[Entry, int | None]]
     ) -> list[bytes]:
-        done = []
+        before = 0
+        if self._eager:
+            before = self._count(connection, batch)
+        stamp = time.monotonic_ns()
+        connection.executemany(_PUT, [(*entry, stamp) for entry, lease in batch if lease is None])
+        stored = [entry for entry, lease in batch if lease is None]
         for entry, lease in batch:
             if lease is None:
-                cursor = connection.run(_PUT, (*entry, time.monotonic_ns()))
-            else:
-                cursor = connection.run(_PUT_LEASED, (*entry, lease))
-            if cursor.rowcount > 0:
-                done.append(entry.key)
-                self._wrote(connection, entry, cursor.lastrowid)
-                self._pay(connection, entry)
+                continue
+            if connection.run(_PUT_LEASED, (*entry, lease)).rowcount > 0:
+                stored.append(entry)
             else:
                 connection.refused += 1
-        return done
+        size = sum(entry.size for entry in stored)
+        connection.writes += len(stored)
+        self._recency.wrote([entry.number for entry in stored], size)
+        if self._eager and len(stored) > before:
+            self._owed_rows += len(stored) - before
+            self._owed_bytes += size * (len(stored) - before) // len(stored) * self._eager // 2
+            self._pay(connection, batch[0][0])
+        self._writes_to_check -= len(stored)
+        self._bytes_to_check -= size
+        if self._writes_to_check <= 0 or self._bytes_to_check <= 0:
+            self._check_room(connection)
+        return [entry.key for entry in stored]
+
+    def _count(self, connection: Connection, batch: Sequence[tuple[Entry, int | None]]) -> int:
+        """Return how many of the entries are there, so that they will only be updated."""
+        sql = f"SELECT count(*) FROM entries WHERE id IN ({', '.join('?' * len(batch))})"
+        row = connection.run(sql, [entry.number for entry, _ in batch]).fetchone()
+        return int(row[0])
 
     # -- deleting -----------------------------------------------------------------------------
 
@@ -524,8 +537,11 @@ class Store:
         try:
             connection = self._take(now)
             try:
-                self._bound_wal(connection)
+                if self._wal_size:
+                    self._bound_wal(connection)
                 try:
+                    if self._owed_rows:
+                        return self._write_crowded(connection, sql, bound, entry)
                     return self._write_once(connection, sql, bound, entry)
                 except driver.OperationalError as error:
                     return self._write_full(connection, sql, bound, entry, error)
@@ -540,21 +556,27 @@ class Store:
     def _write_once(
         self, connection: Connection, sql: str, bound: tuple[object, ...], entry: Entry
     ) -> tuple[bool, list[tuple[int]]]:
-        due = self._is_due()
-        if due:
-            connection.run("BEGIN IMMEDIATE")
-            self._pay(connection, entry)
         cursor = connection.run(sql, bound)
         # rowcount of a RETURNING is not the same in all versions of the driver
         rows = cursor.fetchall() if sql is _INCREASE else []
-        changed = bool(rows) or cursor.rowcount > 0
+        changed = cursor.rowcount > 0 or bool(rows)
         if changed:
             self._wrote(connection, entry, cursor.lastrowid)
         elif sql is _PUT_LEASED:
             connection.refused += 1
-        if due:
-            connection.run("COMMIT")
         return changed, rows
+
+    def _write_crowded(
+        self, connection: Connection, sql: str, bound: tuple[object, ...], entry: Entry
+    ) -> tuple[bool, list[tuple[int]]]:
+        """Write to a full file: evict first, if enough is owed."""
+        if not self._is_due():
+            return self._write_once(connection, sql, bound, entry)
+        connection.run("BEGIN IMMEDIATE")
+        self._pay(connection, entry)
+        result = self._write_once(connection, sql, bound, entry)
+        connection.run("COMMIT")
+        return result
 
     def _write_full(
         self,
@@ -585,7 +607,7 @@ class Store:
         """Keep account of a write; ``last`` is the cursor's lastrowid."""
         number, size = entry.number, entry.size
         connection.writes += 1
-        self._recency.wrote(number, size)
+        self._recency.wrote((number,), size)
         # An update leaves the last inserted id as it was.
         if number == last != connection.inserted:
             connection.inserted = number
@@ -622,12 +644,20 @@ class Store:
         return self.file.pages - used
 
     def _bound_wal(self, connection: Connection) -> None:
-        """Move what is in the WAL to the file and empty it, if it is large enough.
+        """Empty a WAL that has grown although each commit checkpoints.
+
+        SQLite's own checkpoints do not wait. While several processes always read they never get
+        to its end, and it is not used again from its beginning.
 
         :raises Unavailable: if it cannot be emptied and is as large as the whole cache may be.
         """
-        if self._wal_size <= self.file.wal_pages * PAGE:
+        limit = self.file.wal_pages * PAGE
+        if self._wal_size <= (2 * limit if connection.automatic else limit):
             return
+        if connection.automatic:
+            # With so many readers they would only be in the way of one that waits.
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.automatic = False
         began = now = time.monotonic()
         wait = CHECKPOINT_WAIT if began >= self._checkpoint_at else 0.0
         connection.execute(f"PRAGMA busy_timeout = {int(wait * 1000)}")
@@ -740,7 +770,7 @@ def _delete_sql(count: int) -> str:
 @lru_cache(maxsize=128)
 def _get_many_sql(count: int) -> str:
     marks = ", ".join("?" * count)
-    return f"SELECT id, key, value FROM entries WHERE expires > ? AND id IN ({marks})"
+    return f"SELECT key, value FROM entries WHERE expires > ? AND id IN ({marks})"
 
 
 _FIRST, _LAST = -(1 << 63), (1 << 63) - 1
@@ -748,7 +778,7 @@ _FIRST, _LAST = -(1 << 63), (1 << 63) - 1
 #: Numbers below this can be added without leaving SQLite's 64 bits.
 _INT64 = 1 << 62
 
-# The parameters of all: ?1 id, ?2 key, ?3 expires, ?4 kept, ?5 value, ?6 the lease, or the time.
+# The parameters of all are those of an Entry, then ?7 the lease, or the time.
 _COLUMNS = "INSERT INTO entries (id, key, expires, kept, value, written)"
 _REPLACE = (
     "ON CONFLICT (id) DO UPDATE SET key = excluded.key, expires = excluded.expires, "
@@ -756,25 +786,25 @@ _REPLACE = (
 )
 _NOT_DELETED_SINCE = (
     f"WHERE NOT EXISTS (SELECT 1 FROM deletes WHERE slot IN ({ALL}, ?1 & {SLOTS - 1}) "
-    "AND stamp >= ?6)"
+    "AND stamp >= ?7)"
 )
-_PUT = f"{_COLUMNS} VALUES (?1, ?2, ?3, ?4, ?5, ?6) {_REPLACE}"
+_PUT = f"{_COLUMNS} VALUES (?1, ?2, ?3, ?4, ?5, ?7) {_REPLACE}"
 _PUT_LEASED = (
     f"{_COLUMNS} SELECT ?1, ?2, ?3, ?4, ?5, 0 {_NOT_DELETED_SINCE} {_REPLACE} "
-    "WHERE written < ?6 OR key <> excluded.key"
+    "WHERE written < ?7 OR key <> excluded.key"
 )
 _ADD = (
-    f"{_COLUMNS} SELECT ?1, ?2, ?3, ?4, ?5, ?8 {_NOT_DELETED_SINCE} {_REPLACE} "
-    "WHERE expires <= ?7 OR key <> excluded.key"
+    f"{_COLUMNS} SELECT ?1, ?2, ?3, ?4, ?5, ?9 {_NOT_DELETED_SINCE} {_REPLACE} "
+    "WHERE expires <= ?8 OR key <> excluded.key"
 )
 _INCREASE = (
-    f"{_COLUMNS} VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET "
-    "value = iif(key = excluded.key AND expires > ?7, value, 0) + excluded.value, "
-    "expires = iif(key = excluded.key AND expires > ?7, expires, excluded.expires), "
-    "kept = iif(key = excluded.key AND expires > ?7, kept, excluded.kept), "
+    f"{_COLUMNS} VALUES (?1, ?2, ?3, ?4, ?5, ?7) ON CONFLICT (id) DO UPDATE SET "
+    "value = iif(key = excluded.key AND expires > ?8, value, 0) + excluded.value, "
+    "expires = iif(key = excluded.key AND expires > ?8, expires, excluded.expires), "
+    "kept = iif(key = excluded.key AND expires > ?8, kept, excluded.kept), "
     "key = excluded.key, written = excluded.written "
-    "WHERE key <> excluded.key OR expires <= ?7 "
-    "OR (typeof(value) = 'integer' AND value BETWEEN -?8 AND ?8) RETURNING value"
+    "WHERE key <> excluded.key OR expires <= ?8 "
+    "OR (typeof(value) = 'integer' AND value BETWEEN -?9 AND ?9) RETURNING value"
 )
 #: ?1 slot, ?2 stamp, ?3 the stamp it replaces. What another delete has prepared stays.
 _DELETED = "UPDATE deletes SET stamp = iif(stamp = ?3, ?2, max(stamp, ?2)) WHERE slot = ?1"

@@ -75,7 +75,7 @@ class CacheMachine(RuleBasedStateMachine):
     def get(self, key: str) -> None:
         # A miss gives a lease, which the other cache's set or delete would void.
         got = self.caches[0].get(key)
-        self.caches[0]._contexts._threads.context._missed.clear()
+        self.caches[0]._contexts.current()._missed.clear()
         assert got == self.value(key)
         assert type(got) is type(self.value(key))
 
@@ -86,7 +86,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(wanted=st.lists(keys))
     def get_many(self, wanted: list[str]) -> None:
         assert self.caches[1].get_many(*wanted) == [self.value(key) for key in wanted]
-        self.caches[1]._contexts._threads.context._missed.clear()
+        self.caches[1]._contexts.current()._missed.clear()
 
     @rule(key=keys)
     def delete(self, key: str) -> None:
