@@ -270,7 +270,7 @@ class Store:
 
         :param entry: what is stored if nothing is there, but for its value.
         """
-        with self._writing(now) as connection:
+        with self._writing(now, bounded=True) as connection:
             row = connection.execute(
                 "SELECT value, expires, kept FROM entries WHERE id = ? AND key = ? AND expires > ?",
                 (entry.number, entry.key, now),
@@ -329,8 +329,6 @@ class Store:
             self._pay(connection, batch[0][0])
         self._writes_to_check -= len(stored)
         self._bytes_to_check -= size
-        if self._writes_to_check <= 0 or self._bytes_to_check <= 0:
-            self._check_room(connection)
         return [entry.key for entry in stored]
 
     def _count(self, connection: Connection, batch: Sequence[tuple[Entry, int | None]]) -> int:
@@ -504,9 +502,12 @@ class Store:
         try:
             if bounded:
                 with self._taken(now) as connection:
-                    self._bound_wal(connection)
+                    self._refuse_if_pinned(connection)
             with self._transaction(now) as connection:
                 yield connection
+            if bounded:
+                with self._taken(now) as connection:
+                    self._settle(connection)
         finally:
             self._mutex.release()
 
@@ -537,14 +538,16 @@ class Store:
         try:
             connection = self._take(now)
             try:
-                if self._wal_size:
-                    self._bound_wal(connection)
+                self._refuse_if_pinned(connection)
                 try:
                     if self._owed_rows:
-                        return self._write_crowded(connection, sql, bound, entry)
-                    return self._write_once(connection, sql, bound, entry)
+                        result = self._write_crowded(connection, sql, bound, entry)
+                    else:
+                        result = self._write_once(connection, sql, bound, entry)
                 except driver.OperationalError as error:
-                    return self._write_full(connection, sql, bound, entry, error)
+                    result = self._write_full(connection, sql, bound, entry, error)
+                self._settle(connection)
+                return result
             except driver.Error as error:
                 self._failed(connection, error)
                 raise
@@ -616,8 +619,12 @@ class Store:
                 self._owed_bytes += size * self._eager // 2
         self._writes_to_check -= 1
         self._bytes_to_check -= size
+
+    def _settle(self, connection: Connection) -> None:
+        """After a commit, and now and then: look at how full the file is, and at its WAL."""
         if self._writes_to_check <= 0 or self._bytes_to_check <= 0:
             self._check_room(connection)
+            self._bound_wal(connection)
 
     def _check_room(self, connection: Connection) -> None:
         """Look at how full the file is, and set how much is evicted for what is inserted."""
@@ -648,8 +655,6 @@ class Store:
 
         SQLite's own checkpoints do not wait. While several processes always read they never get
         to its end, and it is not used again from its beginning.
-
-        :raises Unavailable: if it cannot be emptied and is as large as the whole cache may be.
         """
         limit = self.file.wal_pages * PAGE
         if self._wal_size <= (2 * limit if connection.automatic else limit):
@@ -670,6 +675,12 @@ class Store:
             connection.execute(f"PRAGMA busy_timeout = {int(WAIT * 1000)}")
         if wait and now >= began + wait:  # a reader is in the way: do not wait for it each time
             self._checkpoint_at = now + CHECKPOINT_PAUSE
+
+    def _refuse_if_pinned(self, connection: Connection) -> None:
+        """Let the WAL not become larger than the whole cache may be."""
+        if self._wal_size <= self._size:
+            return
+        self._bound_wal(connection)
         if self._wal_size > self._size:
             raise Unavailable(
                 "a process has been reading from it for so long that its WAL is as large as "
