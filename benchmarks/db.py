@@ -114,7 +114,7 @@ TARGETS = [
 def main() -> int:
     """Run everything; the exit code is 1 if a target was missed."""
     options = _options()
-    rounds, seconds = (1, 0.3) if options.quick else (ROUNDS, SECONDS)
+    rounds, seconds = (1, 0.3) if options.quick else (options.rounds, SECONDS)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.dir)))
         folder.chmod(0o755)  # the server's user walks through it
@@ -142,6 +142,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="short runs: a smoke test, no figures")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--dir", help="folder for the databases (default: the temporary one)")
     parser.add_argument("--only", default="", help="only the workloads whose name contains this")
