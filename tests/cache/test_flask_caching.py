@@ -89,8 +89,8 @@ def test_their_generic_backend_tests_pass(suite: Path) -> None:
 
 
 def test_their_tests_of_cached_and_memoize_pass(suite: Path) -> None:
-    assert run(suite, MODULES, "flask_caching") >= 140
+    assert run(suite, MODULES, "flask_caching") >= 139
 
 
 def test_their_tests_pass_with_our_cache_object(suite: Path) -> None:
-    assert run(suite, MODULES, "flask_litestack") >= 140
+    assert run(suite, MODULES, "flask_litestack") >= 139
