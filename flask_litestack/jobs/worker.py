@@ -292,7 +292,10 @@ class Worker:
         nothing_left = not self._in_hand and not self._unstored and not self._ended
         if self._stopping or (self._lost_threads and self._supervised):
             return nothing_left or now >= self._deadline
-        return self._drain and nothing_left and not self._hungry and not self._must_look
+        if not self._drain or not nothing_left or self._hungry or self._must_look:
+            return False
+        self._look()  # the last job may have enqueued another, whose wake-up is still to come
+        return not self._hungry
 
     def _settle(self, now: float) -> None:
         """Store what has ended and claim what comes next."""
