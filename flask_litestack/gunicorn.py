@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from typing import Any
 
@@ -94,3 +95,9 @@ def worker_exit(server: object, worker: object) -> None:
     from .cable import stop_all
 
     stop_all()
+
+
+if os.getpid() == 1:
+    # The first process of a container ignores a signal that it has no handler for, and gunicorn
+    # sets its own only after it has loaded the app: until then, too, SIGTERM shall end it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -100,6 +100,13 @@ def use(engine: Docker, blog: Container, sockets: int) -> None:
     settle()
     figure("memory (PSS) of all processes, idle", f"{blog.memory():.0f} MB")
 
+    step("SIGTERM while it starts")
+    blog.stop()
+    blog.begin()
+    code, seconds = blog.stop()
+    assert code == 0, f"it ended with {code}, after {seconds:.1f} s"
+    blog.start()
+
     written = under_load(blog, ann, post, sockets)
 
     step("SIGKILL, and another start")

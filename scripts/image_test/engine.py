@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -116,7 +118,7 @@ def _package_index(folder: Path) -> list[str]:
     Of the mount only an empty file stays in the image.
     """
     settings = {}
-    for line in run(["python3", "-m", "pip", "config", "list"], check=False).splitlines():
+    for line in run([sys.executable, "-m", "pip", "config", "list"], check=False).splitlines():
         key, _, value = line.partition("=")
         settings[key.rpartition(".")[2]] = value.strip("'\"")
     lines = ["[global]"]
@@ -158,6 +160,17 @@ class Container:
 
     def __exit__(self, *_: object) -> None:
         run([*self._engine.command, "rm", "--force", self.name], check=False)
+
+    def begin(self) -> None:
+        """Start it, and wait until its first process has a handler for SIGTERM.
+
+        Before that the kernel does not deliver the signal to the first process of a container.
+        """
+        run([*self._engine.command, "start", self.name])
+        caught = 0
+        while not caught & 1 << (signal.SIGTERM - 1):
+            status = self.execute("cat", "/proc/1/status")
+            caught = int(status.partition("SigCgt:")[2].split()[0], 16)
 
     def start(self) -> float:
         """Start it and wait for /up; return the seconds from the start of its first process."""
