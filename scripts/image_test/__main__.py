@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from base import images_of
+from base import NoBaseImage, images_of
 from engine import Container, Docker, Podman, run
 from sockets import Sockets
 from visitor import Visitor
@@ -265,4 +265,7 @@ def _allow_descriptors(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except NoBaseImage as error:
+        print(f"NOT RUN: images ({error})")

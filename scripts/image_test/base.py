@@ -19,13 +19,20 @@ PACKAGES = "python3,python3-venv,python3-pip,python-is-python3,ca-certificates"
 LEFT_OUT = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"]
 
 
+class NoBaseImage(Exception):
+    """The stand-in cannot be made on this machine, which says nothing of our image."""
+
+
 def images_of(dockerfile: Path) -> set[str]:
     """Return the images that a Dockerfile begins from."""
     return set(re.findall(r"^FROM (\S+)", dockerfile.read_text(), re.MULTILINE))
 
 
 def provide(image: str, buildah: Sequence[str], run: Callable[..., str]) -> None:
-    """Make the image unless it is there."""
+    """Make the image unless it is there.
+
+    :raises NoBaseImage: if Debian's packages are not in reach.
+    """
     name = f"docker.io/library/{image}"
     if run([*buildah, "images", "--quiet", name], check=False):
         return
@@ -37,7 +44,10 @@ def provide(image: str, buildah: Sequence[str], run: Callable[..., str]) -> None
         tar = f"{folder}/root.tar"
         options = ["--quiet", "--variant=minbase", f"--include={PACKAGES}"]
         options += [f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT]
-        run(["mmdebstrap", *options, RELEASES[version[1]], tar])
+        try:
+            run(["mmdebstrap", *options, RELEASES[version[1]], tar])
+        except SystemExit as error:
+            raise NoBaseImage(f"{image} cannot be had here: {error}") from None
         container = run([*buildah, "from", "scratch"])
         run([*buildah, "add", "--quiet", container, tar, "/"])
         run([*buildah, "config", "--cmd", "python3", container])
