@@ -31,6 +31,14 @@ MAX_TRACEBACK = 20_000
 
 ANY_QUEUE = "*"
 
+_SELECT = (
+    "SELECT id, priority, queue, task, arguments, claim + 1, run_at, retries, failures, crashes, "
+    "postponed FROM litestack_jobs WHERE state = 'queued' AND queue = ?1 "
+    "AND NOT EXISTS (SELECT 1 FROM litestack_job_pauses WHERE queue = ?1) "
+)
+_CANDIDATES = _SELECT + "ORDER BY priority DESC, id LIMIT ?2"
+_UNSUSPICIOUS = _SELECT + "AND crashes = 0 ORDER BY priority DESC, id LIMIT ?2"
+
 
 class Claim(NamedTuple):
     """A job that this worker has."""
@@ -173,11 +181,11 @@ class Claims:
         )
         return [Claim._make(row) for row in rows]
 
-    def give_back(self, claims: Collection[Claim]) -> None:
+    def give_back(self, claims: Collection[Claim], now: float) -> None:
         """Queue jobs again that were claimed but not started; they keep their place."""
         for claim in claims:
             self._change(
-                claim, "state = 'queued', worker = NULL, started_at = NULL", (), "queued", 0.0
+                claim, "state = 'queued', worker = NULL, started_at = NULL", (), "queued", now
             )
 
     def cancel_requests(self) -> set[int]:
@@ -427,14 +435,8 @@ class Claims:
     # -- helpers ------------------------------------------------------------------------------
 
     def _candidates(self, queue: str, limit: int, suspects: bool) -> list[Claim]:
-        suspect = "" if suspects else "AND crashes = 0 "
-        rows = self._connection.execute(
-            "SELECT id, priority, queue, task, arguments, claim + 1, run_at, retries, failures, "
-            "crashes, postponed FROM litestack_jobs WHERE state = 'queued' AND queue = ?1 "
-            f"{suspect}AND NOT EXISTS (SELECT 1 FROM litestack_job_pauses WHERE queue = ?1) "
-            "ORDER BY priority DESC, id LIMIT ?2",
-            (queue, limit),
-        ).fetchall()
+        sql = _CANDIDATES if suspects else _UNSUSPICIOUS
+        rows = self._connection.execute(sql, (queue, limit)).fetchall()
         return [Claim._make(row) for row in rows]
 
     def _groups(self, queues: Sequence[str]) -> list[list[str]]:

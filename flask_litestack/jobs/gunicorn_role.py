@@ -17,7 +17,7 @@ from weakref import WeakSet
 from flask import Flask
 from gunicorn.workers.gthread import ThreadWorker
 
-from .process import leave
+from .process import leave, quicken
 from .worker import Progress, Worker
 
 #: Seconds before gunicorn's own SIGKILL by which running jobs must have been put back.
@@ -84,6 +84,7 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
         )
         if not self.alive:
             return
+        quicken()
         self._jobs.run()
         if self._jobs.has_stuck_jobs:
             leave(0)

@@ -26,6 +26,18 @@ _INSERT_FULL = (
     "retries, unique_key, exclusive) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
 
+_COUNTED: dict[State, str] = {
+    "scheduled": "state = 'scheduled'",
+    "queued": "state = 'queued'",
+    "running": "state = 'running'",
+    "succeeded": "expires_at IS NOT NULL AND state = 'succeeded'",
+    "failed": "state IN ('failed', 'cancelled') AND state = 'failed'",
+    "cancelled": "state IN ('failed', 'cancelled') AND state = 'cancelled'",
+}
+_COUNTS = "SELECT " + ", ".join(
+    f"(SELECT COUNT(*) FROM litestack_jobs WHERE {_COUNTED[state]})" for state in STATES
+)
+
 #: The columns of a job that every job has.
 _PLAIN = 7
 
@@ -140,22 +152,9 @@ class Store:
         return [_job(row) for row in rows]
 
     def counts(self) -> dict[State, int]:
-        """Return the number of jobs in each state, from the indexes alone."""
-        counts: dict[State, int] = dict.fromkeys(STATES, 0)
-        for state in ("scheduled", "queued", "running"):
-            counts[state] = self._connection.execute(
-                f"SELECT COUNT(*) FROM litestack_jobs WHERE state = '{state}'"
-            ).fetchone()[0]
-        for state, count in self._connection.execute(
-            "SELECT state, COUNT(*) FROM litestack_jobs WHERE state IN ('failed', 'cancelled') "
-            "GROUP BY state"
-        ):
-            counts[state] = count
-        counts["succeeded"] = self._connection.execute(
-            "SELECT COUNT(*) FROM litestack_jobs "
-            "WHERE expires_at IS NOT NULL AND state = 'succeeded'"
-        ).fetchone()[0]
-        return counts
+        """Return the number of jobs in each state at one moment, from the indexes alone."""
+        row = self._connection.execute(_COUNTS).fetchone()
+        return dict(zip(STATES, row, strict=True))
 
     def waiting(self) -> list[tuple[str, int, float]]:
         """Return each queue with jobs that are due: its name, how many, since when the oldest."""

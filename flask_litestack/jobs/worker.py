@@ -332,7 +332,7 @@ class Worker:
                 self._reclaim()
             if self._unstored:
                 lost = claims.finish(self._unstored)
-            claims.give_back(back)
+            claims.give_back(back, clock)
             if promotes:
                 added += claims.promote(clock)
             if cron:
@@ -340,20 +340,23 @@ class Worker:
             if room:
                 suspects = not any(claim.crashes for claim in self._in_hand.values())
                 new = claims.take(self._queues, room, now=clock, suspects=suspects)
-            next_due = self._due_in_table()
+            # Whoever schedules a job wakes us, unless we are hidden.
+            asks = self._is_hidden or promotes or cron
+            next_due = self._due_in_table() if asks else self._next_due
             claims.commit()
         except BaseException:
             self._is_uncertain = True
             self._timetable.look_again()
             claims.rollback()
             raise
+        self._hand_out(new)
         self._is_uncertain = False
         self._next_due = next_due
-        self._forget([*(outcome.claim for outcome in self._unstored), *back])
+        ended = [outcome.claim for outcome in self._unstored]
         self._count(self._unstored, lost)
         self._unstored = []
         self._groups_until = -math.inf
-        self._hand_out(new)
+        self._forget([*ended, *back])
         if room or back:
             self._hungry = len(new) >= room or bool(back)
         self._show_hunger()
@@ -384,12 +387,14 @@ class Worker:
         return math.inf if due is None else due
 
     def _hand_out(self, claims: Sequence[Claim]) -> None:
+        if not claims:
+            return
+        self._started_waiting = _now()
+        self._low = len(claims) // 2
         for claim in claims:
             self._in_hand[claim.id] = claim
             self._inbox.put(claim)
-        if claims:
-            self._started_waiting = _now()
-            self._low = len(claims) // 2
+        time.sleep(0)  # lets a thread begin, rather than wait for the interpreter until we sleep
 
     def _collect(self) -> None:
         """Take what the threads have finished."""
@@ -543,7 +548,7 @@ class Worker:
             self._timetable.look_again()
         self._clock_offset = offset
         try:
-            self._peers.refresh()
+            self._watch()
             self._recover()
             self._cancel()
             if not self._stopping and self._prune():
@@ -555,6 +560,14 @@ class Worker:
             self._claims.rollback()
             self._sweep_at = now + RETRY_LONGEST
             log.warning("the sweep failed, and is tried again: %s", error)
+
+    def _watch(self) -> None:
+        """Note who else is there, and what to wait for."""
+        self._peers.refresh()
+        self._watched = select.poll()
+        own = (self._mailbox.fileno(), self._control.fileno(), self._bell.fileno())
+        for fd in (*own, *self._peers.descriptors):
+            self._watched.register(fd, select.POLLIN)
 
     def _recover(self) -> None:
         """Queue the jobs of workers that have died again."""
@@ -583,7 +596,7 @@ class Worker:
         """Put back what is in this worker's name, but not in its hands: a commit was in doubt."""
         for claim in self._claims.mine():
             if claim.id not in self._in_hand:
-                self._claims.give_back([claim])
+                self._claims.give_back([claim], self._jobs.now())
 
     def _prune(self) -> bool:
         if not self._claims.has_expired(self._jobs.now()):
@@ -615,7 +628,7 @@ class Worker:
             try:
                 self._claims.begin()
                 self._claims.finish(self._unstored)
-                self._claims.give_back(claims)
+                self._claims.give_back(claims, self._jobs.now())
                 self._claims.commit()
             except (LockError, driver.DatabaseError) as error:
                 self._claims.rollback()
@@ -634,11 +647,8 @@ class Worker:
         timeout = self._next_wake_up() - _now()
         if self._ended and self._groups_until == -math.inf:
             timeout = 0.0
-        watched = select.poll()
         mailbox, control = self._mailbox.fileno(), self._control.fileno()
-        for fd in (mailbox, control, self._bell.fileno(), *self._peers.descriptors):
-            watched.register(fd, select.POLLIN)
-        ready = {fd for fd, _ in watched.poll(max(0.0, timeout) * 1000)}
+        ready = {fd for fd, _ in self._watched.poll(max(0.0, timeout) * 1000)}
         self._listens = False
         if self._bell.fileno() in ready:
             self._bell.quiet()

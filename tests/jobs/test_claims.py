@@ -131,7 +131,7 @@ def test_an_old_claim_ends_nothing(store: Store, claims: Claims, connection: Con
     for state in ("succeeded", "failed", "queued", "cancelled"):
         outcome = end(old, state)  # type: ignore[arg-type]
         assert claims.finish([outcome]) == [outcome]
-    claims.give_back([old])
+    claims.give_back([old], now=3)
     assert get(store, old.id).state == "running"
     assert new.finish([end(again[0])]) == []
 
@@ -139,7 +139,7 @@ def test_an_old_claim_ends_nothing(store: Store, claims: Claims, connection: Con
 def test_one_lost_claim_does_not_keep_the_others_from_success(store: Store, claims: Claims) -> None:
     first, second = put(store), put(store)
     one, two = claims.take(["*"], 9, now=2)
-    claims.give_back([one])
+    claims.give_back([one], now=3)
     lost = claims.finish([end(one), end(two)])
     assert ids([outcome.claim for outcome in lost]) == [first]
     assert get(store, second).state == "succeeded"
@@ -148,7 +148,7 @@ def test_one_lost_claim_does_not_keep_the_others_from_success(store: Store, clai
 
 def test_what_is_given_back_keeps_its_place(store: Store, claims: Claims) -> None:
     first, second = put(store), put(store)
-    claims.give_back(claims.take(["*"], 1, now=2))
+    claims.give_back(claims.take(["*"], 1, now=2), now=3)
     assert ids(claims.take(["*"], 9, now=2)) == [first, second]
 
 
