@@ -118,7 +118,7 @@ class Swarm:
         """Inflate what is compressed; else the frames as they are will do."""
         inflater = self._inflaters.get(fd)
         if inflater is None:
-            if data.startswith(PING):
+            if PING in data:
                 self.sockets[fd].send(PONG)
             return data
         data = self._frames[fd] + data

@@ -52,8 +52,9 @@ class Follower:
 
     def wake(self) -> None:
         """Take the wake-ups; call it when the descriptor is readable."""
-        while self._reader.read(self.mailbox.fileno()):
-            pass
+        # One of them; if there are more, the descriptor stays readable, which costs less than to
+        # ask each time.
+        self._reader.read(self.mailbox.fileno())
         self.news = True
         now = time.monotonic()
         if now - self._window > WINDOW:
@@ -64,6 +65,8 @@ class Follower:
             self._polling = True
             self._empty = 0
             self.mailbox.hide()
+            while self._reader.read(self.mailbox.fileno()):
+                pass
 
     def read(self) -> Sequence[Row]:
         """Return the next entries, and leave the position to the caller; call again if any."""

@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 #: Clients served in one go before the others, and the other threads, have a turn. 256 sends take
 #: about 3 ms, less than the interpreter's switch interval.
-CHUNK = 256
+CHUNK = 128
 
 #: Messages waiting to be sent beyond which the log is not read further.
 MAX_DELIVERIES = 1000

@@ -301,7 +301,9 @@ class Store:
     # -- inside -------------------------------------------------------------------------------
 
     def _batch(self, connection: Connection, position: int) -> list[Row]:
-        (found,) = connection.execute(
+        # Not connection.execute(): readers of a WAL wait for nobody, so its care is not needed.
+        cursor = driver.Cursor(connection)
+        (found,) = cursor.execute(
             "SELECT json_group_array(json_array(id, kind, channel, data)) "
             "FROM litestack_cable_messages WHERE id > ?1 AND id <= ?1 + ?2 AND last_byte <= ?3 + "
             "(SELECT last_byte FROM litestack_cable_messages WHERE id > ?1 ORDER BY id LIMIT 1)",
