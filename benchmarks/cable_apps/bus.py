@@ -55,7 +55,7 @@ def of_redis(place: str) -> tuple[Publish, Callable[[Event], Iterator[str]]]:
     return lambda data: client.publish("news", data), receive
 
 
-def latency(open_bus: Open, place: str, *, count: int = 300) -> float:
+def latency(open_bus: Open, place: str, *, count: int = 100) -> float:
     """Return the median time of ``count`` messages, 5 ms apart, in seconds."""
     times = _run(open_bus, place, count, pause=0.005)[0]
     return statistics.median(times)
