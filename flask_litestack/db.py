@@ -19,7 +19,7 @@ from .config import Settings
 from .errors import ConfigError, ReadOnlyError, TransactionError
 from .process import activity
 from .process.mutex import Mutex
-from .sqlite.connection import Connection, connect
+from .sqlite.connection import Connection, connect, is_after_commit
 from .sqlite.tuning import raw, tune
 
 FILE = "data.sqlite3"
@@ -129,14 +129,13 @@ class Database:
         block = session.info.get(_BLOCK)
         if block == "read":
             raise ReadOnlyError("db.write() inside db.read(): end the reading first.")
-        if block == "write" or self._holds_lock_explicitly(session):
+        if block == "write":
             yield session
         elif _is_explicit(session):
             self._lock(session)
             yield session
         elif self._in_unit():
-            if not self._raw(session).writing:
-                self._lock(session)
+            self._lock(session)
             with session.begin_nested():
                 yield session
         else:
@@ -161,7 +160,7 @@ class Database:
         :raises TransactionError: if the session has uncommitted changes, or ends inside.
         """
         session = self.session
-        if session.info.get(_BLOCK) or self._holds_lock_explicitly(session):
+        if session.info.get(_BLOCK) or self._holds_lock(session):
             yield session
             return
         _refuse_uncommitted(session, self._raw_if_used(session), "db.read()")
@@ -206,6 +205,8 @@ class Database:
         pending changes or an uncommitted write. A session that has only read has none. Always
         true after :meth:`begin_unit`.
         """
+        if is_after_commit():
+            return False  # that transaction is over, and the session not yet ready for another
         return self._unit_key in _state() or self.has_uncommitted()
 
     def begin_unit(self) -> None:
@@ -260,14 +261,20 @@ class Database:
     def _raw_if_used(self, session: Session) -> Connection | None:
         return self._raw(session) if session.in_transaction() else None
 
-    def _holds_lock_explicitly(self, session: Session) -> bool:
-        return _is_explicit(session) and self._raw(session).writing
+    def _holds_lock(self, session: Session) -> bool:
+        """Whether the session is alone already, in a transaction that somebody will end."""
+        owned = _is_explicit(session) or self._in_unit()
+        return owned and self._raw(session).writing
 
     def _lock(self, session: Session) -> None:
-        if _is_pending(session):
+        connection = self._raw(session)
+        if not connection.writing:
             _refuse_uncommitted(session, None, "db.write()")
-        self._raw(session).begin_immediate()
+            connection.begin_immediate()
         # Objects loaded before the lock may be out of date, and session.get() would return them.
+        # Changes made under the lock (of a savepoint, or of a job) stay.
+        if _is_pending(session):
+            session.flush()
         session.expire_all()
 
 

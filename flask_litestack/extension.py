@@ -33,6 +33,10 @@ class Litestack:
     def __init__(self, *, metadata: MetaData | None = None, db: Any = None) -> None:
         if metadata is not None and db is not None:
             raise ConfigError("pass either metadata= or db=, which brings its own metadata.")
+        if metadata is not None and not isinstance(metadata, MetaData):
+            raise ConfigError(f"metadata={metadata!r} must be your models' Model.metadata.")
+        if db is not None and not hasattr(type(db), "engines"):
+            raise ConfigError(f"db={db!r} must be the object of Flask-SQLAlchemy, or of its Lite.")
         self._adopted = db
         self._settings: WeakKeyDictionary[Flask, Settings] = WeakKeyDictionary()
         self._prepared: WeakKeyDictionary[Flask, bool] = WeakKeyDictionary()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from sqlalchemy import exc, func, select, text, update
+from sqlalchemy.orm import Session
 
 from flask_litestack import Litestack
 from flask_litestack.errors import (
@@ -397,6 +398,95 @@ def test_the_commit_is_visible_to_others_when_the_work_runs(
             lambda: seen.extend(elsewhere(app, lambda: litestack.db.session.get_one(Post, 1).views))
         )
     assert seen == [4]
+
+
+def test_work_after_the_commit_may_enqueue_and_delete_from_the_cache(
+    app: Flask, litestack: Litestack
+) -> None:
+    @litestack.task
+    def later() -> None: ...
+
+    done: list[str] = []
+
+    def after() -> None:
+        litestack.cache.delete("page")
+        later.enqueue()
+        litestack.db.after_commit(lambda: done.append("nested"))
+
+    with app.app_context():
+        litestack.cache.set("page", "old")
+        with litestack.db.write() as session:
+            session.add(Post(title="New"))
+            litestack.db.after_commit(after)
+        assert litestack.cache.get("page") is None
+        assert litestack.jobs.counts()["queued"] == 1
+        assert done == ["nested"]
+
+
+def test_an_interrupt_in_work_after_the_commit_comes_after_the_rest(
+    app: Flask, litestack: Litestack
+) -> None:
+    done: list[str] = []
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with app.app_context():
+        litestack.db.session.add(Post(title="New"))
+        litestack.db.after_commit(interrupt)
+        litestack.db.after_commit(lambda: done.append("still"))
+        with pytest.raises(KeyboardInterrupt):
+            litestack.db.session.commit()
+        assert done == ["still"]
+
+
+def test_write_inside_a_savepoint_reloads_what_was_loaded_before_it(
+    app: Flask, litestack: Litestack
+) -> None:
+    with app.app_context():
+        session = litestack.db.session
+        post = session.get_one(Post, 1)
+        assert post.views == 0
+        elsewhere(app, set_views(litestack, 100))
+        with session.begin_nested():
+            with litestack.db.write():
+                post.views += 1
+        session.commit()
+        assert post.views == 101
+
+
+def test_write_keeps_changes_made_under_the_lock(app: Flask, litestack: Litestack) -> None:
+    with app.app_context():
+        session = litestack.db.session
+        with session.begin():
+            session.add(Post(id=2, title="Two"))
+            session.flush()
+            session.get_one(Post, 1).views = 7
+            with litestack.db.write():
+                session.get_one(Post, 1).views += 1
+        assert session.get_one(Post, 1).views == 8
+
+
+def test_a_thread_that_ended_is_not_taken_for_this_one(app: Flask, litestack: Litestack) -> None:
+    """The numbers of threads are used again; a new thread has to wait, not to be refused."""
+    with app.app_context():
+        engine = litestack.db.engine
+    sessions: list[Session] = []
+
+    def begin() -> None:
+        session = Session(engine)
+        session.add(Post(title="Unfinished"))
+        session.flush()
+        sessions.append(session)
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    thread.join()
+    timer = threading.Timer(0.3, lambda: sessions[0].commit())
+    timer.start()
+    assert elsewhere(app, set_views(litestack, 3)) == [None]
+    timer.join()
+    sessions[0].close()
 
 
 def test_foreign_keys_cascade_and_are_enforced(app: Flask, litestack: Litestack) -> None:

@@ -82,6 +82,13 @@ def test_metadata_and_db_together_are_one_too_many() -> None:
         Litestack(metadata=Model.metadata, db=object())
 
 
+def test_a_base_class_in_place_of_its_metadata_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"Model\.metadata"):
+        Litestack(metadata=Model)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="Flask-SQLAlchemy"):
+        Litestack(db=object())
+
+
 def test_the_environment_gives_the_path_when_the_app_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,16 @@ class Cache(flask_caching.Cache):
             return self.cache.set_many(*args, **kwargs)
         return call.backend.set_many(*args, since=call.since, **kwargs)
 
+    def inc(self, key: str, delta: int = 1) -> int | None:
+        """Add to a number, atomically across processes; see :meth:`SQLiteCache.inc`."""
+        value: int | None = self.cache.inc(key, delta)
+        return value
+
+    def dec(self, key: str, delta: int = 1) -> int | None:
+        """Subtract from a number; see :meth:`SQLiteCache.dec`."""
+        value: int | None = self.cache.dec(key, delta)
+        return value
+
     def get_or_set(
         self, key: str, function: Callable[[], T], timeout: Any = None, *, stale: float = 0
     ) -> T:

@@ -185,6 +185,8 @@ def declare(
     :raises ConfigError: naming the parameter that is wrong.
     """
     name = name or _name(function)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigError(f"task {name} has a yield in it: calling it would run nothing.")
     if timeout is not None and timeout <= 0:
         raise ConfigError(f"task {name}: timeout= is a number of seconds above 0, or None.")
     if unique not in _UNIQUE:

@@ -53,7 +53,7 @@ class Hold:
     __slots__ = ("place", "since", "thread")
 
     def __init__(self) -> None:
-        self.thread = threading.get_ident()
+        self.thread = threading.current_thread()  # its number would be used again
         self.since = time.monotonic()
         self.place = Place(skip=2)
 
@@ -88,7 +88,7 @@ class WriteQueue:
             if current is None:
                 self._current = hold
                 return hold
-            if current.thread == hold.thread:
+            if current.thread is hold.thread:
                 raise SelfDeadlock(self._deadlock(current, hold))
             turn = threading.Lock()
             turn.acquire()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -49,6 +50,8 @@ SQLITE_READONLY = 8
 SQLITE_CORRUPT = 11
 SQLITE_NOTADB = 26
 SQLITE_BUSY_SNAPSHOT = 517
+
+_committed = threading.local()
 
 _execute = driver.Cursor.execute
 _executemany = driver.Cursor.executemany
@@ -84,6 +87,11 @@ def connect(
         busy_timeout=busy_timeout, synchronous=synchronous, watch=guard, describe=describe
     )
     return connection
+
+
+def is_after_commit() -> bool:
+    """Tell whether the calling code is work that runs after a commit."""
+    return bool(getattr(_committed, "depth", 0))
 
 
 class Cursor(driver.Cursor):
@@ -599,6 +607,8 @@ class Connection(driver.Connection):
             return
         if wrote:
             self._note_commit()
+        _committed.depth = getattr(_committed, "depth", 0) + 1
+        interrupted: BaseException | None = None
         for _, works in after:
             for work in works:
                 try:
@@ -606,6 +616,11 @@ class Connection(driver.Connection):
                 except Exception:
                     # The commit stands; an error here must not look like a failed commit.
                     log.exception("work after the commit failed")
+                except BaseException as error:
+                    interrupted = error  # Ctrl-C, say: not before the rest is done
+        _committed.depth -= 1
+        if interrupted is not None:
+            raise interrupted
 
     def _track(self, statement: Statement) -> None:
         """Keep the levels of after-commit work in step with the savepoints."""
