@@ -159,7 +159,7 @@ class Container:
         return self
 
     def __exit__(self, *_: object) -> None:
-        run([*self._engine.command, "rm", "--force", self.name], check=False)
+        run([*self._engine.command, "rm", "--force", "--volumes", self.name], check=False)
 
     def begin(self) -> None:
         """Start it, and wait until its first process has a handler for SIGTERM.
