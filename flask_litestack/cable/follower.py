@@ -1,5 +1,9 @@
 """Follows the log: one reader for each process, woken by a datagram, or looking by itself.
 
+The datagram of a small message holds the message. If its id is the next one, the file need not be
+read; ids without gaps tell. Otherwise, or if several datagrams came (so that one may have been
+dropped), the file is read.
+
 A wake-up costs the sender up to 100 us when it takes the receiver out of its sleep. So who gets
 many of them hides its mailbox for a while and looks into the log every millisecond instead, until
 there is nothing new any more.
@@ -7,6 +11,7 @@ there is nothing new any more.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 
@@ -34,10 +39,19 @@ class Follower:
         self._empty = 0
         self._wakeups = 0
         self._window = 0.0
-        #: Whether there may be something new.
-        self.news = False
+        self._received: list[Row] = []
+        self._unread = False
         #: The id of the last entry that was read.
         self.position = store.last_id()
+
+    @property
+    def news(self) -> bool:
+        """Whether there may be something new."""
+        return self._unread or bool(self._received)
+
+    def look(self) -> None:
+        """Have the next read look into the file."""
+        self._unread = True
 
     def fileno(self) -> int:
         """Return the descriptor that is readable after a wake-up."""
@@ -46,16 +60,19 @@ class Follower:
     def wait_at_most(self, seconds: float) -> float:
         """Shorten a wait for the descriptor to what is allowed now."""
         if self._polling:
-            self.news = True
+            self._unread = True
             return min(seconds, POLL)
         return 0.0 if self.news else seconds
 
     def wake(self) -> None:
         """Take the wake-ups; call it when the descriptor is readable."""
-        # One of them; if there are more, the descriptor stays readable, which costs less than to
-        # ask each time.
-        self._reader.read(self.mailbox.fileno())
-        self.news = True
+        notes = []
+        while note := self._reader.read(self.mailbox.fileno()):
+            notes.append(note)
+        if len(notes) == 1 and notes[0].startswith(b"["):
+            self._received.append(Row(*json.loads(notes[0])))
+        else:
+            self._unread = True
         now = time.monotonic()
         if now - self._window > WINDOW:
             self._window = now
@@ -65,22 +82,34 @@ class Follower:
             self._polling = True
             self._empty = 0
             self.mailbox.hide()
-            while self._reader.read(self.mailbox.fileno()):
-                pass
 
     def read(self) -> Sequence[Row]:
         """Return the next entries, and leave the position to the caller; call again if any."""
-        self.news = False
+        rows = self._take_received()
+        if rows:
+            return rows
+        self._unread = False
         rows = self._store.after(self.position)
         if rows:
             self._empty = 0
-            self.news = True  # there may be more
+            self._unread = True  # there may be more
         elif self._polling:
             self._empty += 1
             if self._empty == PATIENCE:
                 self._polling = False
                 self.mailbox.show()
-                self.news = True  # what came before the mailbox was back
+                self._unread = True  # what came before the mailbox was back
+        return rows
+
+    def _take_received(self) -> Sequence[Row]:
+        """Return what follows the position without a gap."""
+        rows: list[Row] = []
+        for row in self._received:
+            if row.id == self.position + len(rows) + 1:
+                rows.append(row)
+            elif row.id > self.position:
+                self._unread = True
+        self._received.clear()
         return rows
 
     def close(self) -> None:

@@ -340,11 +340,11 @@ class Hub:
         if len(self._local) < MAX_DELIVERIES:
             self._local.extend(rows)
         else:
-            self._log.news = True
+            self._log.look()
         self._ring()
 
     def _sweep(self) -> None:
-        self._log.news = True
+        self._log.look()
 
     def _catch_up(self) -> None:
         """Take what is new: from memory where nothing lies in between, else from the log."""

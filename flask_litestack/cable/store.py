@@ -43,6 +43,9 @@ BATCH_BYTES = 4 * 1024 * 1024
 TRIM_EVERY = 200
 TRIM_SECONDS = 10.0
 
+#: The most bytes of a message that go with the wake-up, and need not be read from the file.
+MAX_NOTE = 8000
+
 #: Seconds to wait for another process's write, and between two tries.
 BUSY_TIMEOUT = 5.0
 BUSY_SLEEP = (0.0001, 0.0005)
@@ -166,7 +169,7 @@ class Store:
             row = self._insert(connection, kind, channel, data)
             if self._listener is not None:
                 self._listener([row])
-        self._tell()
+        self._tell(row)
         return row.id
 
     def last_id(self) -> int:
@@ -311,10 +314,11 @@ class Store:
         ).fetchone()
         return [Row(*row) for row in json.loads(found)]
 
-    def _insert(self, connection: Connection, kind: RowKind, channel: str, data: str) -> Row:
+    def _insert(self, connection: Connection, kind: int, channel: str, data: str) -> Row:
         now = self._clock()
         # int(): the driver takes four times as long for a subclass.
-        parameters = (int(kind), channel, data, now, len(data.encode()) + len(channel) + 64)
+        kind = int(kind)
+        parameters = (kind, channel, data, now, len(data.encode()) + len(channel) + 64)
         # One INSERT, under this process's mutex, needs no turn in the queue of writers: that
         # halves its time. Other processes are done within microseconds.
         cursor = driver.Cursor(connection)
@@ -386,8 +390,12 @@ class Store:
             if data is not None:
                 yield self._insert(connection, RowKind.PRESENCE, channel, data)
 
-    def _tell(self) -> None:
-        wake(self.run_path, RUN_KIND, besides=self._mailbox)
+    def _tell(self, row: Row | None = None) -> None:
+        note = b"\0"
+        if row is not None and len(row.data) < MAX_NOTE:
+            packed = json.dumps(row).encode()
+            note = packed if len(packed) < MAX_NOTE else note
+        wake(self.run_path, RUN_KIND, besides=self._mailbox, note=note)
 
     # -- connections --------------------------------------------------------------------------
 

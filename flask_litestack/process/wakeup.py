@@ -111,9 +111,16 @@ class Mailbox:
 
 
 def wake(
-    run_path: Path, kind: str, *, limit: int | None = None, besides: Mailbox | None = None
+    run_path: Path,
+    kind: str,
+    *,
+    limit: int | None = None,
+    besides: Mailbox | None = None,
+    note: bytes = b"\0",
 ) -> int:
     """Wake the mailboxes of a kind, or ``limit`` of them picked at random, but not ``besides``.
+
+    :param note: what the listener can read from its socket; it is lost with the wake-up.
 
     Return how many are awake now. A socket nobody listens to any more is removed; one that
     belongs to another user is passed over.
@@ -127,7 +134,7 @@ def wake(
             break
         with _address(run_path, name) as address:
             try:
-                _sender().sendto(b"\0", address)
+                _sender().sendto(note, address)
             except BlockingIOError:  # its queue is full: it has been woken already
                 pass
             except ConnectionRefusedError:

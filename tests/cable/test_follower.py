@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flask_litestack.cable.follower import Follower
-from flask_litestack.cable.store import RowKind, Store
+from flask_litestack.cable.store import Row, RowKind, Store
 
 
 @pytest.fixture
@@ -78,5 +78,46 @@ def test_one_message_arrives_by_a_wake_up(stores: tuple[Store, Store]) -> None:
         publisher.append(RowKind.MESSAGE, "news", "1")
         assert select.select([follower], [], [], 5)[0]
         assert follow(follower, 5, 1) == ["1"]
+    finally:
+        follower.close()
+
+
+def test_a_message_that_comes_with_the_wake_up_is_not_read_from_the_file(
+    stores: tuple[Store, Store],
+) -> None:
+    publisher, reader = stores
+    follower = Follower(reader)
+    try:
+        first = publisher.append(RowKind.MESSAGE, "news", '"é"')
+        follower.wake()
+        reader.close()
+        assert follower.read() == [Row(first, 0, "news", '"é"')]
+        assert reader._reader is None, "the file was not opened"
+    finally:
+        follower.close()
+
+
+def test_a_wake_up_that_was_overtaken_or_lost_is_made_good_by_the_file(
+    stores: tuple[Store, Store],
+) -> None:
+    publisher, reader = stores
+    follower = Follower(reader)
+    try:
+        tell = publisher._tell
+        publisher._tell = lambda row=None: None  # type: ignore[method-assign]
+        publisher.append(RowKind.MESSAGE, "news", "1")
+        publisher._tell = tell  # type: ignore[method-assign]
+        publisher.append(RowKind.MESSAGE, "news", "2")
+        assert follow(follower, 5, 2) == ["1", "2"]
+        publisher.append(RowKind.MESSAGE, "news", "3")
+        publisher.append(RowKind.MESSAGE, "news", "4")
+        assert follow(follower, 5, 2) == ["3", "4"]
+        for number in range(2000):  # more than the socket's queue holds
+            publisher.append(RowKind.MESSAGE, "news", str(number))
+        assert follow(follower, 5, 2000) == [str(number) for number in range(2000)]
+        for size in (10, 700, 3000, 7990, 50_000):
+            for letter in ("x", "é", "😀"):
+                publisher.append(RowKind.MESSAGE, "news", letter * size)
+                assert follow(follower, 5, 1) == [letter * size]
     finally:
         follower.close()
