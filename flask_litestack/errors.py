@@ -25,18 +25,33 @@ LitestackError
       +-- SelfDeadlock            ... because this thread already holds it
       +-- StaleSnapshotError      ... because the transaction had already read an older state
 
-The errors that come out of a statement (TransactionError, LockError) are also the driver's
-``OperationalError``, so SQLAlchemy wraps them into ``sqlalchemy.exc.OperationalError``;
-``error.orig`` is then the error named here.
+The errors that can come out of a statement (TransactionError, LockError) are also SQLAlchemy's
+and the driver's ``OperationalError``. SQLAlchemy raises them as they are, not wrapped into another.
 """
 
 from __future__ import annotations
 
-from .sqlite.driver import OperationalError
+from sqlalchemy import exc
+
+from .sqlite import driver
 
 
 class LitestackError(Exception):
     """The base of every error of this package."""
+
+
+class _OperationalError(exc.DontWrapMixin, exc.OperationalError, driver.OperationalError):
+    """What can come out of a statement: one ``except`` finds it at whatever level it is raised."""
+
+    def __init__(self, message: str) -> None:
+        exc.OperationalError.__init__(self, None, None, self)
+        self.args = (message,)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[type[_OperationalError], tuple[str]]:
+        return type(self), (str(self),)
 
 
 class ConfigError(LitestackError):
@@ -83,7 +98,7 @@ class BackupError(StoreError):
     """Raised when a backup cannot be made, is damaged, or cannot be put back."""
 
 
-class TransactionError(LitestackError, OperationalError):
+class TransactionError(LitestackError, _OperationalError):
     """Raised when going on would lose or overwrite someone's changes."""
 
 
@@ -119,7 +134,7 @@ class JobStateError(JobError):
     """Raised when a job cannot be retried, cancelled or deleted in the state it is in."""
 
 
-class LockError(LitestackError, OperationalError):
+class LockError(LitestackError, _OperationalError):
     """Raised when the write lock of a database cannot be taken."""
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+
+from sqlalchemy import exc
 
 import flask_litestack
 from flask_litestack import errors
 from flask_litestack.errors import LitestackError
+from flask_litestack.sqlite import driver
 
 
 def drawn() -> dict[str, str]:
@@ -44,3 +48,12 @@ def test_every_error_says_when_it_is_raised() -> None:
 
 def test_every_error_can_be_caught_by_a_name_of_the_package() -> None:
     assert [name for name in classes() if not hasattr(flask_litestack, name)] == []
+
+
+def test_an_error_of_a_statement_is_sqlalchemys_and_the_drivers_too_and_stays_itself() -> None:
+    error = errors.LockTimeout("the lock was not free")
+    assert isinstance(error, exc.OperationalError)
+    assert isinstance(error, driver.OperationalError)
+    assert error.orig is error
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy)) == (errors.LockTimeout, "the lock was not free")

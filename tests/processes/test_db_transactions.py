@@ -146,6 +146,10 @@ def test_the_lock_of_a_stopped_process_is_an_error_that_names_it(data: Path) -> 
             message = rf"process {writer.pid} .*stopped"
             with pytest.raises(LockTimeout, match=message), litestack.db.write():
                 pass
+            litestack.db.session.add(Post(title="Second"))
+            with pytest.raises(LockTimeout, match=message):
+                litestack.db.session.commit()
+            litestack.db.session.rollback()
             os.kill(writer.pid, signal.SIGCONT)
             writer.say("commit")
             assert writer.heard() == []
