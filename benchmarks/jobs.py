@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="smaller numbers: a smoke test")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--idle", type=float, default=60.0, help="seconds to idle before pick-up")
-    parser.add_argument("--peers", help="only these, with commas between")
+    parser.add_argument("--peers", help="only these modules of jobs_apps, e.g. ours,huey_redis")
     options = parser.parse_args()
     if options.quick:
         options.idle = min(options.idle, 5.0)
@@ -68,7 +68,7 @@ def main() -> int:
 
 def _measure(options: argparse.Namespace, folder: Path, brokers: set[str]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
-    wanted = options.peers.split(",") if options.peers else list(PEERS)
+    wanted = [p for p in PEERS if not options.peers or PEERS[p][0] in options.peers.split(",")]
     header = (
         "enqueue/s  drain/s  write/s  pick-up p50  p99 ms  after idle p50  p99  idle CPU %  PSS MB"
     )
