@@ -49,7 +49,7 @@ SIZES = (10, 100, 1_000, 10_000, 100_000)
 USUAL = 100
 
 #: Bytes of the caches that are full.
-FULL = 8 << 20
+FULL = 16 << 20
 
 #: A call of this does one operation.
 Operation = Callable[[], object]
@@ -456,7 +456,7 @@ def when_full(found: list[Peer], figures: Figures, rounds: int, seconds: float, 
     }
     value = "x" * USUAL
     for cache in caches.values():
-        for start in range(0, 60_000, 500):
+        for start in range(0, 120_000, 500):
             cache.set_many({f"fill-{i}": value for i in range(start, start + 500)})
         loop(store_new(cache, value), seconds)
     for _ in range(rounds):

@@ -155,18 +155,19 @@ class SQLiteCache(BaseCache):
         wanted = self._identify(keys)
         context = self._contexts.current()
         try:
-            found = self._store.get_many(wanted, self._clock())
+            stored = self._store.get_many(wanted, self._clock())
         except TROUBLE as error:
             self._complain("read", error)
-            found = {}
+            stored = [None] * len(wanted)
         values: list[Any] = []
-        for number, stored in wanted:
-            value = found.get(stored)
+        for (number, _), value in zip(wanted, stored, strict=True):
             if value is None or (self._pending and context.hides(number)):
                 context.missed(number)
                 values.append(None)
+            elif isinstance(value, bytes):
+                values.append(self._loads(value))
             else:
-                values.append(self._loads(value) if isinstance(value, bytes) else value)
+                values.append(value)
         return values
 
     def has(self, key: str) -> bool:
