@@ -680,15 +680,16 @@ class Store:
             self._checkpoint_at = now + CHECKPOINT_PAUSE
 
     def _refuse_if_pinned(self, connection: Connection) -> None:
-        """Let the WAL not become larger than the whole cache may be."""
-        if self._wal_size <= self._size:
+        """Store nothing while readers keep the WAL from being emptied, or the cap would not hold.
+
+        :raises Unavailable: in that case.
+        """
+        most = 5 * self.file.wal_pages * PAGE
+        if self._wal_size <= most:
             return
         self._bound_wal(connection)
-        if self._wal_size > self._size:
-            raise Unavailable(
-                "a process has been reading from it for so long that its WAL is as large as "
-                "LITESTACK_CACHE_SIZE"
-            )
+        if self._wal_size > most:
+            raise Unavailable("others have been reading from it for too long to empty its WAL")
 
     def _checkpoint(self, connection: Connection) -> bool:
         """Try to empty the WAL; return whether it is still far too large."""
