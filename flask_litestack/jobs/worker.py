@@ -340,9 +340,6 @@ class Worker:
             if room:
                 suspects = not any(claim.crashes for claim in self._in_hand.values())
                 new = claims.take(self._queues, room, now=clock, suspects=suspects)
-            # Whoever schedules a job wakes us, unless we are hidden.
-            asks = self._is_hidden or promotes or cron
-            next_due = self._due_in_table() if asks else self._next_due
             claims.commit()
         except BaseException:
             self._is_uncertain = True
@@ -351,7 +348,6 @@ class Worker:
             raise
         self._hand_out(new)
         self._is_uncertain = False
-        self._next_due = next_due
         ended = [outcome.claim for outcome in self._unstored]
         self._count(self._unstored, lost)
         self._unstored = []
@@ -365,6 +361,7 @@ class Worker:
             wake(self._run_path, JOBS)
         elif new and self._hungry:
             wake(self._run_path, JOBS, limit=1)  # there is more than this process has taken
+        self._next_due = self._due_in_table()
 
     def _show_hunger(self) -> None:
         """Be woken for new jobs only if there are none already."""

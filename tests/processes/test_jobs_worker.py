@@ -149,10 +149,12 @@ def hold_the_lock(box: Box) -> None:
     assert "hold_the_lock held the write lock" in box.output()
 
 
-def test_a_failed_attempt_leaves_nothing_and_is_repeated(box: Box) -> None:
+def test_a_failed_attempt_leaves_nothing_and_is_repeated_at_its_time(box: Box) -> None:
     box.start()
     job = jobs_app.fail_once.enqueue(1)
+    began = time.monotonic()
     box.wait_until_done()
+    assert time.monotonic() - began < 3  # after 0.1 s, not at the next sweep
     assert (get(job).state, get(job).failures) == ("succeeded", 1)
     assert box.rows() == [1]
 
