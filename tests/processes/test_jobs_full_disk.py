@@ -1,0 +1,62 @@
+"""A full disk makes jobs wait: none is lost, none takes effect twice."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from . import jobs_app
+from .jobs_app import litestack
+from .workers import Box, box_at, wait_until
+
+SIZE = 64 * 1024 * 1024
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 64 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(disk)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        pytest.skip(f"NOT RUN: full disk ({error})")
+    if done.returncode:
+        pytest.skip(f"NOT RUN: full disk (it takes root to mount one: {done.stderr.strip()})")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_jobs_wait_for_room_on_the_disk(disk: Path) -> None:
+    with box_at(disk / "data") as box:
+        _jobs_wait(box, disk)
+
+
+def _jobs_wait(box: Box, disk: Path) -> None:
+    jobs = 2000
+    litestack.jobs.enqueue_many(jobs_app.insert.call(n) for n in range(jobs))
+    box.start()
+    wait_until(lambda: len(box.rows()) > 50, "some have run")
+    ballast = disk / "ballast"
+    with ballast.open("wb") as file:
+        try:
+            while True:
+                file.write(b"x" * 65536)
+                file.flush()
+        except OSError:
+            pass
+    time.sleep(1.0)
+    stored = len(box.rows())
+    time.sleep(1.0)
+    assert len(box.rows()) == stored < jobs  # nothing goes on
+    ballast.unlink()
+    box.wait_until_done(60)
+    litestack.jobs.retry_failed()
+    box.wait_until_done(60)
+    assert sorted(box.rows()) == list(range(jobs))
+    assert litestack.jobs.counts()["succeeded"] == jobs
