@@ -72,7 +72,7 @@ class CacheFile:
         self.wal_pages = min(1000, pages // 32)
         #: The most pages that the file itself may have; the rest is for a WAL that readers keep
         #: from being used again.
-        self.pages = pages - 3 * self.wal_pages
+        self.pages = pages - 4 * self.wal_pages
         self.pool = Pool(self.path, timeout, self._prepare, watch)
         self.recency: Recency | None = None
         #: The one of the open file; if the recency table has another, the file was replaced.

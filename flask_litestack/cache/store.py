@@ -362,6 +362,7 @@ class Store:
                         (number, key),
                     ).fetchall()
                     there += bool(rows) and rows[0][0] > now
+                self._writes_to_check -= len(batch)
         return there
 
     def clear(self, prefix: bytes, now: float, stamp: int, prepared: int = 0) -> None:
@@ -508,9 +509,8 @@ class Store:
                     self._refuse_if_pinned(connection)
             with self._transaction(now) as connection:
                 yield connection
-            if bounded:
-                with self._taken(now) as connection:
-                    self._settle(connection)
+            with self._taken(now) as connection:
+                self._settle(connection)
         finally:
             self._mutex.release()
 
@@ -634,6 +634,8 @@ class Store:
         self._writes_to_check = min(WRITES_PER_CHECK, self.file.wal_pages // 4)
         self._bytes_to_check = min(BYTES_PER_CHECK, self.file.wal_pages * PAGE)
         self._wal_size = self.file.wal_size()
+        if self._wal_size > 2 * self.file.wal_pages * PAGE:
+            self._writes_to_check = 1
         free, reserve = self._free(connection), self._reserve
         self._eager = 0 if free >= reserve else 2 if free >= reserve // 2 else 3
         if not self._eager:
@@ -684,7 +686,7 @@ class Store:
 
         :raises Unavailable: in that case.
         """
-        most = 5 * self.file.wal_pages * PAGE
+        most = 4 * self.file.wal_pages * PAGE
         if self._wal_size <= most:
             return
         self._bound_wal(connection)

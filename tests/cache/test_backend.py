@@ -315,7 +315,7 @@ def test_expired_entries_go_first(make: Make, clock: Clock) -> None:
         cache.set(f"new-{i}", "x" * 500, 0)
     kept = sum(cache.has(f"kept-{i}") for i in range(500))
     assert cache.stats().evictions > 500
-    assert kept > 400
+    assert kept > 350
 
 
 def test_what_is_read_often_stays(make: Make) -> None:

@@ -16,7 +16,7 @@ from tests.conftest import Post
 
 from .crowd import Voice, make_app, members, together
 
-SIZE = 2 << 20
+SIZE = 4 << 20
 
 
 def value_of(key: str, length: int) -> str:
