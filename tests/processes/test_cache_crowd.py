@@ -18,6 +18,9 @@ from .crowd import Voice, make_app, members, together
 
 SIZE = 4 << 20
 
+#: More than fit.
+KEYS = 6000
+
 
 def value_of(key: str, length: int) -> str:
     """A value that says what it must be."""
@@ -31,7 +34,7 @@ def hammer(voice: Voice, folder: Path, seconds: float) -> None:
     end = time.monotonic() + seconds
     done = 0
     while time.monotonic() < end:
-        key = f"key-{rng.randrange(2000)}"
+        key = f"key-{rng.randrange(KEYS)}"
         length = rng.choice([10, 100, 1000, 5000, 30_000])
         what = rng.random()
         got: list[Any] = []
@@ -40,10 +43,10 @@ def hammer(voice: Voice, folder: Path, seconds: float) -> None:
         elif what < 0.8:
             cache.set(key, value_of(key, length), rng.choice([0, 1, 60]))
         elif what < 0.85:
-            keys = [f"key-{rng.randrange(2000)}" for _ in range(20)]
+            keys = [f"key-{rng.randrange(KEYS)}" for _ in range(20)]
             got = list(zip(keys, cache.get_many(*keys), strict=True))
         elif what < 0.9:
-            keys = [f"key-{rng.randrange(2000)}" for _ in range(20)]
+            keys = [f"key-{rng.randrange(KEYS)}" for _ in range(20)]
             cache.set_many({key: value_of(key, 200) for key in keys})
         elif what < 0.95:
             cache.inc("count")
@@ -55,6 +58,7 @@ def hammer(voice: Voice, folder: Path, seconds: float) -> None:
                 length = int(value.split("/")[1])
                 assert value == value_of(key, length), f"torn: {value[:60]}"
         done += 1
+    cache.stats()  # writes what this process counted
     voice.say(done)
 
 
