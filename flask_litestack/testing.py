@@ -73,7 +73,7 @@ class JobTester:
             while True:
                 claims.begin()
                 claims.promote(self._jobs.now())
-                taken = claims.take([queue], 1, now=self._jobs.now())
+                taken = claims.take((queue,), 1, now=self._jobs.now())
                 claims.commit()
                 if not taken:
                     break

@@ -31,13 +31,40 @@ MAX_TRACEBACK = 20_000
 
 ANY_QUEUE = "*"
 
-_SELECT = (
-    "SELECT id, priority, queue, task, arguments, claim + 1, run_at, retries, failures, crashes, "
-    "postponed FROM litestack_jobs WHERE state = 'queued' AND queue = ?1 "
-    "AND NOT EXISTS (SELECT 1 FROM litestack_job_pauses WHERE queue = ?1) "
+#: The queues that have jobs ready: one seek for each, however long they are.
+_QUEUES = (
+    "WITH RECURSIVE q (name) AS ("
+    "SELECT MIN(queue) FROM litestack_jobs WHERE state = 'queued' UNION ALL "
+    "SELECT (SELECT MIN(queue) FROM litestack_jobs WHERE state = 'queued' AND queue > q.name) "
+    "FROM q WHERE q.name IS NOT NULL) "
 )
-_CANDIDATES = _SELECT + "ORDER BY priority DESC, id LIMIT ?2"
-_UNSUSPICIOUS = _SELECT + "AND crashes = 0 ORDER BY priority DESC, id LIMIT ?2"
+_COLUMNS = (
+    "job.id, job.priority, job.queue, job.task, job.arguments, job.claim + 1, job.run_at, "
+    "job.retries, job.failures, job.crashes, job.postponed"
+)
+_UNPAUSED = "NOT EXISTS (SELECT 1 FROM litestack_job_pauses WHERE queue = "
+_CANDIDATES = {
+    suspects: (
+        f"SELECT {_COLUMNS} FROM litestack_jobs AS job WHERE state = 'queued' AND queue = ?1 "
+        f"AND {_UNPAUSED} ?1) {'' if suspects else 'AND crashes = 0 '}"
+        "ORDER BY priority DESC, id LIMIT ?2"
+    )
+    for suspects in (True, False)
+}
+_CANDIDATES_OF_ALL = {
+    suspects: (
+        f"{_QUEUES} SELECT {_COLUMNS} FROM q CROSS JOIN litestack_jobs AS job "
+        f"WHERE q.name IS NOT NULL AND {_UNPAUSED} q.name) AND job.id IN ("
+        "SELECT id FROM litestack_jobs WHERE state = 'queued' AND queue = q.name "
+        f"{'' if suspects else 'AND crashes = 0 '}ORDER BY priority DESC, id LIMIT ?1) "
+        "ORDER BY job.priority DESC, job.id LIMIT ?1"
+    )
+    for suspects in (True, False)
+}
+_TAKE = (
+    "UPDATE litestack_jobs SET state = 'running', claim = claim + 1, worker = ?, started_at = ?, "
+    "finished_at = NULL WHERE id "
+)
 
 
 class Claim(NamedTuple):
@@ -151,24 +178,23 @@ class Claims:
             side by side could not be told apart at the next death.
         """
         claims: list[Claim] = []
-        for group in self._groups(queues):
-            room = limit - len(claims)
-            if not room:
-                break
-            found = [c for queue in group for c in self._candidates(queue, room, suspects)]
-            if len(group) > 1:
-                found.sort(key=lambda claim: (-claim.priority, claim.id))
-            for claim in found[:room]:
+        if queues == (ANY_QUEUE,):
+            rows = self._connection.execute(_CANDIDATES_OF_ALL[suspects], (limit,))
+            groups = [[Claim._make(row) for row in rows]]
+        else:
+            groups = self._candidates_by_group(queues, limit, suspects)
+        for group in groups:
+            for claim in group[: limit - len(claims)]:
                 if claim.crashes:
                     if not suspects:
                         continue
                     suspects = False
                 claims.append(claim)
-        if claims:
+        if len(claims) == 1:
+            self._connection.execute(f"{_TAKE} = ?", (self._worker, now, claims[0].id))
+        elif claims:
             self._connection.execute(
-                "UPDATE litestack_jobs SET state = 'running', claim = claim + 1, worker = ?, "
-                "started_at = ?, finished_at = NULL WHERE id IN (SELECT value FROM json_each(?))",
-                (self._worker, now, _ids(claims)),
+                f"{_TAKE} IN (SELECT value FROM json_each(?))", (self._worker, now, _ids(claims))
             )
         return claims
 
@@ -434,9 +460,21 @@ class Claims:
 
     # -- helpers ------------------------------------------------------------------------------
 
+    def _candidates_by_group(
+        self, queues: Sequence[str], limit: int, suspects: bool
+    ) -> list[list[Claim]]:
+        found = []
+        for group in self._groups(queues):
+            claims = [claim for name in group for claim in self._candidates(name, limit, suspects)]
+            if len(group) > 1:
+                claims.sort(key=lambda claim: (-claim.priority, claim.id))
+            found.append(claims)
+            if len(claims) >= limit:
+                break
+        return found
+
     def _candidates(self, queue: str, limit: int, suspects: bool) -> list[Claim]:
-        sql = _CANDIDATES if suspects else _UNSUSPICIOUS
-        rows = self._connection.execute(sql, (queue, limit)).fetchall()
+        rows = self._connection.execute(_CANDIDATES[suspects], (queue, limit)).fetchall()
         return [Claim._make(row) for row in rows]
 
     def _groups(self, queues: Sequence[str]) -> list[list[str]]:
@@ -450,17 +488,8 @@ class Claims:
         return [queue for group in self._groups(queues) for queue in group]
 
     def _queued_queues(self) -> list[str]:
-        """Return the queues that have jobs ready: one seek for each, whatever their length."""
-        return [
-            row[0]
-            for row in self._connection.execute(
-                "WITH RECURSIVE q (name) AS ("
-                "SELECT MIN(queue) FROM litestack_jobs WHERE state = 'queued' UNION ALL "
-                "SELECT (SELECT MIN(queue) FROM litestack_jobs "
-                "WHERE state = 'queued' AND queue > q.name) FROM q WHERE q.name IS NOT NULL) "
-                "SELECT name FROM q WHERE name IS NOT NULL"
-            )
-        ]
+        rows = self._connection.execute(f"{_QUEUES} SELECT name FROM q WHERE name IS NOT NULL")
+        return [row[0] for row in rows]
 
 
 SUPERSEDED = Failure("an equal unique job was enqueued while this one ran, and takes its place")

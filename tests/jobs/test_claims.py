@@ -65,7 +65,7 @@ def test_priority_first_then_first_come_first_served(store: Store, claims: Claim
 def test_queues_in_order(store: Store, claims: Claims) -> None:
     a, b, c, d = (put(store, queue, priority) for queue, priority in ["a1", "b9", "c5", "a2"])
     assert ids(claims.take(["a", "b"], 10, now=2)) == [d, a, b]
-    assert ids(claims.take(["*"], 10, now=2)) == [c]
+    assert ids(claims.take(("*",), 10, now=2)) == [c]
 
 
 def test_the_wildcard_is_all_others_as_if_they_were_one(store: Store, claims: Claims) -> None:
@@ -79,10 +79,10 @@ def test_a_paused_queue_is_left_alone(store: Store, claims: Claims) -> None:
     put(store, "a")
     b = put(store, "b")
     store.pause("a", 1.0)
-    assert ids(claims.take(["*"], 9, now=2)) == [b]
-    assert not claims.has_queued(["*"])
+    assert ids(claims.take(("*",), 9, now=2)) == [b]
+    assert not claims.has_queued(("*",))
     store.resume("a")
-    assert claims.has_queued(["*"])
+    assert claims.has_queued(("*",))
 
 
 def test_scheduled_jobs_are_promoted_when_they_are_due(store: Store, claims: Claims) -> None:
@@ -91,7 +91,7 @@ def test_scheduled_jobs_are_promoted_when_they_are_due(store: Store, claims: Cla
     assert claims.next_due() == 10.0
     assert claims.promote(9.9) == 0
     assert claims.promote(10.0) == 1
-    assert ids(claims.take(["*"], 9, now=10)) == [soon]
+    assert ids(claims.take(("*",), 9, now=10)) == [soon]
     assert claims.next_due() == 20.0
     assert get(store, later).state == "scheduled"
 
@@ -99,7 +99,7 @@ def test_scheduled_jobs_are_promoted_when_they_are_due(store: Store, claims: Cla
 def test_success_is_stored_for_all_at_once(store: Store, claims: Claims) -> None:
     for _ in range(3):
         put(store)
-    taken = claims.take(["*"], 9, now=2)
+    taken = claims.take(("*",), 9, now=2)
     assert claims.finish([end(claim) for claim in taken]) == []
     assert store.counts()["succeeded"] == 3
     job = get(store, taken[0].id)
@@ -112,7 +112,7 @@ def test_success_is_stored_for_all_at_once(store: Store, claims: Claims) -> None
 def test_with_no_retention_a_success_is_deleted(store: Store, connection: Connection) -> None:
     claims = Claims(connection, "worker-a", Retention(0, 600))
     put(store)
-    (claim,) = claims.take(["*"], 9, now=2)
+    (claim,) = claims.take(("*",), 9, now=2)
     assert claims.finish([end(claim)]) == []
     assert store.get(claim.id) is None
 
@@ -120,13 +120,13 @@ def test_with_no_retention_a_success_is_deleted(store: Store, connection: Connec
 def test_an_old_claim_ends_nothing(store: Store, claims: Claims, connection: Connection) -> None:
     put(store)
     put(store)
-    old, other = claims.take(["*"], 9, now=2)
+    old, other = claims.take(("*",), 9, now=2)
     assert claims.recover("worker-a", started=[old.id], overran=[], now=3) == [
         (old.id, "queued"),
         (other.id, "queued"),
     ]
     new = Claims(connection, "worker-b", Retention(60, 600))
-    again = new.take(["*"], 1, now=4)
+    again = new.take(("*",), 1, now=4)
     assert ids(again) == [old.id]
     for state in ("succeeded", "failed", "queued", "cancelled"):
         outcome = end(old, state)  # type: ignore[arg-type]
@@ -138,7 +138,7 @@ def test_an_old_claim_ends_nothing(store: Store, claims: Claims, connection: Con
 
 def test_one_lost_claim_does_not_keep_the_others_from_success(store: Store, claims: Claims) -> None:
     first, second = put(store), put(store)
-    one, two = claims.take(["*"], 9, now=2)
+    one, two = claims.take(("*",), 9, now=2)
     claims.give_back([one], now=3)
     lost = claims.finish([end(one), end(two)])
     assert ids([outcome.claim for outcome in lost]) == [first]
@@ -148,13 +148,13 @@ def test_one_lost_claim_does_not_keep_the_others_from_success(store: Store, clai
 
 def test_what_is_given_back_keeps_its_place(store: Store, claims: Claims) -> None:
     first, second = put(store), put(store)
-    claims.give_back(claims.take(["*"], 1, now=2), now=3)
-    assert ids(claims.take(["*"], 9, now=2)) == [first, second]
+    claims.give_back(claims.take(("*",), 1, now=2), now=3)
+    assert ids(claims.take(("*",), 9, now=2)) == [first, second]
 
 
 def test_a_failure_is_kept_with_its_traceback(store: Store, claims: Claims) -> None:
     job_id = put(store)
-    (claim,) = claims.take(["*"], 1, now=2)
+    (claim,) = claims.take(("*",), 1, now=2)
     failure = Failure("ValueError: no", "Traceback ...\n" + "x" * 100_000)
     claims.finish([end(claim, "scheduled", run_at=9.0, failures=1, failure=failure)])
     assert (get(store, job_id).state, get(store, job_id).failures) == ("scheduled", 1)
@@ -165,7 +165,7 @@ def test_a_failure_is_kept_with_its_traceback(store: Store, claims: Claims) -> N
 
 def test_only_jobs_that_had_been_started_count_a_crash(store: Store, claims: Claims) -> None:
     started, waiting = put(store), put(store)
-    claims.take(["*"], 9, now=2)
+    claims.take(("*",), 9, now=2)
     claims.recover("worker-a", started=[started], overran=[], now=3)
     assert get(store, started).crashes == 1
     assert get(store, waiting).crashes == 0
@@ -176,7 +176,7 @@ def test_the_third_crash_is_the_last(store: Store, claims: Claims) -> None:
     job_id = put(store)
     states = []
     for _ in range(3):
-        claims.take(["*"], 9, now=2)
+        claims.take(("*",), 9, now=2)
         states += claims.recover("worker-a", started=None, overran=[], now=3)
     assert [state for _, state in states] == ["queued", "queued", "failed"]
     assert "3 times now" in store.attempts(job_id)[-1].error
@@ -184,17 +184,17 @@ def test_the_third_crash_is_the_last(store: Store, claims: Claims) -> None:
 
 def test_two_suspects_do_not_run_side_by_side(store: Store, claims: Claims) -> None:
     one, two = put(store), put(store)
-    claims.take(["*"], 9, now=2)
+    claims.take(("*",), 9, now=2)
     claims.recover("worker-a", started=None, overran=[], now=3)
     three = put(store)
-    assert ids(claims.take(["*"], 9, now=4)) == [one, three]
-    assert claims.take(["*"], 9, now=4, suspects=False) == []
-    assert ids(claims.take(["*"], 9, now=4)) == [two]
+    assert ids(claims.take(("*",), 9, now=4)) == [one, three]
+    assert claims.take(("*",), 9, now=4, suspects=False) == []
+    assert ids(claims.take(("*",), 9, now=4)) == [two]
 
 
 def test_a_cancelled_job_of_a_dead_worker_does_not_run_again(store: Store, claims: Claims) -> None:
     job_id = put(store)
-    claims.take(["*"], 9, now=2)
+    claims.take(("*",), 9, now=2)
     assert store.cancel(job_id, now=3, keep=60).state == "running"
     assert claims.cancel_requests() == {job_id}
     assert claims.recover("worker-a", started=None, overran=[], now=3) == [(job_id, "cancelled")]
@@ -202,7 +202,7 @@ def test_a_cancelled_job_of_a_dead_worker_does_not_run_again(store: Store, claim
 
 def test_a_retry_gives_way_to_an_equal_job_enqueued_meanwhile(store: Store, claims: Claims) -> None:
     first = put(store, unique_key="k")
-    (claim,) = claims.take(["*"], 9, now=2)
+    (claim,) = claims.take(("*",), 9, now=2)
     second = put(store, unique_key="k")
     assert claims.finish([end(claim, "scheduled", failures=1)]) == []
     assert get(store, first).state == "cancelled"
@@ -212,7 +212,7 @@ def test_a_retry_gives_way_to_an_equal_job_enqueued_meanwhile(store: Store, clai
 
 def test_an_exclusive_job_keeps_others_out_while_it_runs(store: Store, claims: Claims) -> None:
     first = put(store, unique_key="k", exclusive=True)
-    (claim,) = claims.take(["*"], 9, now=2)
+    (claim,) = claims.take(("*",), 9, now=2)
     found = store.insert_unique(
         NewJob("queued", "default", 0, "t", "[[]]", 1, 1, unique_key="k", exclusive=True)
     )
@@ -225,7 +225,7 @@ def test_an_exclusive_job_keeps_others_out_while_it_runs(store: Store, claims: C
 def test_pruning_takes_what_is_over_a_little_at_a_time(store: Store, claims: Claims) -> None:
     for _ in range(1200):
         put(store)
-    while taken := claims.take(["*"], 500, now=2):
+    while taken := claims.take(("*",), 500, now=2):
         claims.finish([end(claim) for claim in taken])
     kept = put(store)
     assert not claims.has_expired(62.9)
