@@ -79,12 +79,13 @@ def decode(text: str) -> tuple[list[Any], dict[str, Any]]:
     """
     try:
         call = _loads(text)
-        if '{"$' in text:
-            call = _rich(call)
         args = call[0]
         kwargs = call[1] if len(call) > 1 else {}
         if not isinstance(args, list) or not isinstance(kwargs, dict):
             raise TypeError("not a call")
+        if '{"$' in text:
+            args = [_rich(value) for value in args]
+            kwargs = {name: _rich(value) for name, value in kwargs.items()}
     except ArgumentsError:
         raise
     except Exception as error:
