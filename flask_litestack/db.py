@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from flask import Flask, current_app, g, has_app_context, has_request_context, request
+from flask import g, has_request_context, request
 from flask.globals import app_ctx
 from sqlalchemy import URL, Engine, MetaData, create_engine
 from sqlalchemy.orm import Session
@@ -17,8 +16,8 @@ from sqlalchemy.pool import QueuePool
 
 from .config import Settings
 from .errors import ConfigError, ReadOnlyError, TransactionError
+from .perapp import PerApp
 from .process import activity
-from .process.mutex import Mutex
 from .sqlite.connection import Connection, connect, is_after_commit
 from .sqlite.tuning import raw, tune
 
@@ -48,8 +47,7 @@ class Database:
         self._settings = settings
         self._metadata = metadata
         self._adopted = adopted
-        self._engines: WeakKeyDictionary[Flask, Engine] = WeakKeyDictionary()
-        self._mutex = Mutex()
+        self._engines = PerApp(lambda app: self._make_engine())
         self._key = f"_litestack_session_{id(self)}"
         self._unit_key = f"_litestack_unit_{id(self)}"
 
@@ -64,13 +62,7 @@ class Database:
     @property
     def engine(self) -> Engine:
         """The tuned engine of the current app."""
-        app = _app()
-        engine = self._engines.get(app)
-        if engine is None:
-            with self._mutex:
-                engine = self._engines.get(app) or self._make_engine()
-                self._engines[app] = engine
-        return engine
+        return self._engines.current()
 
     @property
     def metadata(self) -> MetaData:
@@ -87,7 +79,7 @@ class Database:
             adopted = self._adopted.session
             joined: Session = adopted() if callable(adopted) else adopted
             return joined
-        session: Session | None = g.get(self._key) if has_app_context() else None
+        session: Session | None = _state().get(self._key)
         if session is None:
             session = Session(self.engine)
             setattr(g, self._key, session)
@@ -207,7 +199,7 @@ class Database:
         """
         if is_after_commit():
             return False  # that transaction is over, and the session not yet ready for another
-        return self._unit_key in _state() or self.has_uncommitted()
+        return self._in_unit() or self.has_uncommitted()
 
     def begin_unit(self) -> None:
         """Make this app context one transaction, which its owner commits, whatever it begins with.
@@ -237,7 +229,7 @@ class Database:
             session.close()
 
     def _in_unit(self) -> bool:
-        return has_app_context() and self._unit_key in g
+        return self._unit_key in _state()
 
     def _make_engine(self) -> Engine:
         settings = self._settings()
@@ -336,7 +328,3 @@ def _state() -> dict[str, Any]:
     """Return what ``flask.g`` holds, without its proxy: this is asked at each enqueue and job."""
     state: dict[str, Any] = app_ctx._get_current_object().g.__dict__  # type: ignore[attr-defined]
     return state
-
-
-def _app() -> Flask:
-    return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]

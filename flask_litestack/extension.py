@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from flask import Flask, current_app
+from flask import Flask
 from sqlalchemy import MetaData
 
 from . import backups, config
@@ -16,7 +16,7 @@ from .config import Settings
 from .db import Database, tune_with
 from .errors import ConfigError
 from .jobs.queue import JobQueue
-from .process.mutex import Mutex
+from .perapp import PerApp, current_flask
 from .sqlite import filesystem
 
 NAME = "litestack"
@@ -39,13 +39,13 @@ class Litestack:
             raise ConfigError(f"db={db!r} must be the object of Flask-SQLAlchemy, or of its Lite.")
         self._adopted = db
         self._settings: WeakKeyDictionary[Flask, Settings] = WeakKeyDictionary()
-        self._prepared: WeakKeyDictionary[Flask, bool] = WeakKeyDictionary()
-        self._mutex = Mutex()
-        self.db = Database(self._usable_settings, metadata, db)
+        # The settings once the data folder is there; it is made on first use.
+        self._usable = PerApp(self._prepare)
+        self.db = Database(self._usable.current, metadata, db)
         self.cache = Cache()
-        self.jobs = JobQueue(self._usable_settings, self.db)
+        self.jobs = JobQueue(self._usable.current, self.db)
         self.task = self.jobs.task
-        self.cable = Cable(self._usable_settings, self.db)
+        self.cable = Cable(self._usable.current, self.db)
         self.channel = self.cable.channel
 
     def init_app(self, app: Flask) -> None:
@@ -75,7 +75,7 @@ class Litestack:
 
         :raises ConfigError: if ``init_app`` was not called on it.
         """
-        app = current_app._get_current_object()  # type: ignore[attr-defined]
+        app = current_flask()
         settings = self._settings.get(app)
         if settings is None:
             raise ConfigError(
@@ -102,18 +102,13 @@ class Litestack:
         :raises BackupError: if there is no room, the check fails, or another backup is running.
         :raises LockTimeout: if a write lock was not free within ``LITESTACK_BUSY_TIMEOUT``.
         """
-        settings = self._usable_settings()
+        settings = self._usable.current()
         path, _ = backups.backup(settings, self.db, destination, keep=keep, compress=compress)
         return path
 
-    def _usable_settings(self) -> Settings:
-        """Return the settings once the data folder is there; it is made on first use."""
+    def _prepare(self, app: Flask) -> Settings:
         settings = self.settings
-        app = current_app._get_current_object()  # type: ignore[attr-defined]
-        if app not in self._prepared:
-            with self._mutex:
-                filesystem.prepare(settings.data_path)
-                self._prepared[app] = True
+        filesystem.prepare(settings.data_path)
         return settings
 
     def _adopt(self, app: Flask, settings: Settings) -> None:

@@ -6,19 +6,19 @@ import atexit
 import json
 import logging
 import os
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
 
-from flask import Flask, current_app, g, render_template
+from flask import Flask, g, render_template
 from markupsafe import Markup
 
 from ..config import Settings
 from ..db import Database
 from ..errors import CableError, ConfigError
+from ..perapp import PerApp, current_flask
+from ..process.mutex import Mutex
 from . import limits, script
 from .channels import Channel, ChannelMap
 from .handlers import USER, Handlers, dumps
@@ -54,8 +54,8 @@ class Cable:
         self._database = database
         self._channels: list[Channel[Any]] = []
         self._connect: Callable[[], object] | None = None
-        self._states: WeakKeyDictionary[Flask, _State] = WeakKeyDictionary()
-        self._mutex = threading.Lock()
+        self._states = PerApp(self._make_state)
+        self._mutex = Mutex()
         _cables.add(self)
 
     def init_app(self, app: Flask, settings: Settings) -> None:
@@ -112,7 +112,7 @@ class Cable:
         :raises CableError: if the data is larger than ``LITESTACK_CABLE_BUFFER``.
         :raises TypeError, ValueError: if the data cannot be JSON.
         """
-        state = self._state()
+        state = self._states.current()
         state.channels.match(name)
         text = dumps(data)
         limit = state.settings.cable_buffer
@@ -152,7 +152,7 @@ class Cable:
 
         Their pages connect again by themselves, as whoever they are then.
         """
-        state = self._state()
+        state = self._states.current()
         text = json.dumps(str(user))
         self._database.after_commit(lambda: state.store.append(RowKind.DISCONNECT, "", text))
 
@@ -163,21 +163,21 @@ class Cable:
 
         Call it **before** reading the state.
         """
-        return self._state().store.last_id()
+        return self._states.current().store.last_id()
 
     def present(self, name: str) -> Presence:
         """Return who is on a channel that was declared with ``presence``.
 
         :raises ChannelError: if no such channel is declared.
         """
-        state = self._state()
+        state = self._states.current()
         state.channels.match(name)
         return state.store.present(name)
 
     @property
     def settings(self) -> Settings:
         """The settings of the current app."""
-        return self._state().settings
+        return self._states.current().settings
 
     @property
     def user(self) -> str | None:
@@ -188,12 +188,12 @@ class Cable:
     @property
     def clients(self) -> int:
         """How many clients are connected to this process."""
-        hub = self._state().hub
+        hub = self._states.current().hub
         return 0 if hub is None else hub.clients
 
     def status(self) -> CableStatus:
         """Return the clients of all processes, some seconds old, and how much is kept."""
-        store = self._state().store
+        store = self._states.current().store
         hubs = tuple(store.hubs())
         return CableStatus(sum(hub.clients for hub in hubs), hubs, store.messages())
 
@@ -205,7 +205,7 @@ class Cable:
 
     def channel_name(self, channel: Channel[Any], params: Mapping[str, Any]) -> str:
         """Build a channel's name from its parameters."""
-        return self._state().channels.name(channel, params)
+        return self._states.current().channels.name(channel, params)
 
     def who(self) -> str | bool:
         """Ask the ``connect`` function; False if it refuses, "" for nobody in particular."""
@@ -219,18 +219,17 @@ class Cable:
 
         :raises ChannelError: if not.
         """
-        self._state().channels.match(name)
+        self._states.current().channels.match(name)
 
     def hub(self) -> Hub:
         """Return the current app's hub in this process, started on first use."""
-        state = self._state()
+        state = self._states.current()
         with self._mutex:
             if state.hub is None:
                 settings = state.settings
-                app = current_app._get_current_object()  # type: ignore[attr-defined]
                 state.hub = Hub(
                     state.store,
-                    Handlers(app, state.channels, state.store, settings.cable_buffer),
+                    Handlers(current_flask(), state.channels, state.store, settings.cable_buffer),
                     capacity=limits.capacity(settings.cable_max_clients),
                     max_message=settings.cable_max_message,
                     buffer=settings.cable_buffer,
@@ -241,35 +240,24 @@ class Cable:
 
     def stop(self) -> None:
         """Send every client of this process away with 1001; takes a second at most."""
-        with self._mutex:
-            states = list(self._states.values())
-        for state in states:
+        for state in self._states.values():
             hub, state.hub = state.hub, None
             if hub is not None:
                 hub.stop()
             state.store.close()
 
-    def _state(self) -> _State:
+    def _make_state(self, app: Flask) -> _State:
         settings = self._settings()
-        app = current_app._get_current_object()  # type: ignore[attr-defined]
-        state = self._states.get(app)
-        if state is None:
-            with self._mutex:
-                state = self._states.get(app)
-                if state is None:
-                    store = Store(
-                        settings.data_path,
-                        retention=settings.cable_retention,
-                        size=settings.cable_log_size,
-                        guard=settings.guard,
-                    )
-                    channels = ChannelMap(self._channels, app.url_map.converters)
-                    state = self._states[app] = _State(settings, store, channels)
-        return state
+        store = Store(
+            settings.data_path,
+            retention=settings.cable_retention,
+            size=settings.cable_log_size,
+            guard=settings.guard,
+        )
+        return _State(settings, store, ChannelMap(self._channels, app.url_map.converters))
 
     def _after_fork_in_child(self) -> None:
-        self._mutex = threading.Lock()
-        for state in list(self._states.values()):
+        for state in self._states.values():
             if state.hub is not None:
                 state.hub.after_fork()
                 _inherited.append(state.hub)

@@ -15,6 +15,7 @@ from flask import Flask, current_app
 from flask_caching.backends.base import BaseCache
 
 from ..errors import ConfigError
+from ..perapp import current_flask
 from .backend import Flight, SQLiteCache
 from .store import Statistics
 
@@ -185,7 +186,7 @@ class Cache(flask_caching.Cache):
 
     def _app(self) -> Flask | None:
         if current_app:
-            return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
+            return current_flask()
         return self._last() if self._last is not None else None
 
     def _computing(self, decorate: Callable[[Any], Any], lock: bool, stale: float) -> Any:

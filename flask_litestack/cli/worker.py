@@ -8,13 +8,14 @@ import sys
 import time
 
 import click
-from flask import Flask, current_app
+from flask import Flask
 
 from ..extension import Litestack
 from ..jobs.process import leave, run_worker
 from ..jobs.supervisor import Supervisor
 from ..jobs.task import check_queue
 from ..jobs.worker import Progress, Worker
+from ..perapp import current_flask
 from ._app import with_litestack
 
 
@@ -33,7 +34,7 @@ def command(
     may end within LITESTACK_JOBS_GRACE seconds, then they are put back; a second SIGTERM is
     quicker.
     """
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    app = current_flask()
     settings = litestack.settings
     names = settings.jobs_queues if queues is None else tuple(queues.split(","))
     for name in names:

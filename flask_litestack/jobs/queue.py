@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,13 +13,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
-from weakref import WeakKeyDictionary, WeakSet
-
-from flask import Flask, current_app
+from weakref import WeakSet
 
 from ..config import Settings
 from ..db import Database
 from ..errors import ConfigError
+from ..perapp import PerApp
 from ..process.liveness import holder, living
 from ..process.wakeup import wake
 from ..sqlite.connection import Connection
@@ -104,8 +102,7 @@ class JobQueue:
         self._database = database
         self._clock = clock
         self._tasks: dict[str, Task[Any, Any]] = {}
-        self._states: WeakKeyDictionary[Flask, _State] = WeakKeyDictionary()
-        self._mutex = threading.Lock()
+        self._state = PerApp(lambda app: _State(self._settings().data_path / "run")).current
 
     # -- declare ------------------------------------------------------------------------------
 
@@ -449,17 +446,6 @@ class JobQueue:
         return _new_job(self._tasks[name].call(), now)
 
     # -- connections --------------------------------------------------------------------------
-
-    def _state(self) -> _State:
-        app = current_app._get_current_object()  # type: ignore[attr-defined]
-        state = self._states.get(app)
-        if state is None:
-            with self._mutex:
-                state = self._states.get(app)
-                if state is None:
-                    run_path = self._settings().data_path / "run"
-                    state = self._states[app] = _State(run_path)
-        return state
 
     @contextmanager
     def _writing(self) -> Iterator[_Writer]:

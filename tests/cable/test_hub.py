@@ -224,7 +224,9 @@ def test_the_hub_survived_all_that(fuzzed: tuple[Site, int]) -> None:
     site, port = fuzzed
     works(site, port)
     wait_until(lambda: site.clients == 0, timeout=20)
-    assert site.litestack.cable._states[site.app].hub._topics == {}  # type: ignore[union-attr]
+    with site.app.app_context():
+        state = site.litestack.cable._states.current()
+    assert state.hub._topics == {}  # type: ignore[union-attr]
 
 
 def test_a_flood_of_pings_and_of_subscribes_stalls_nobody_else(
