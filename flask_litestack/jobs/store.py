@@ -163,13 +163,6 @@ class Store:
             "GROUP BY queue ORDER BY queue"
         ).fetchall()
 
-    def next_scheduled(self) -> float | None:
-        """Return when the next scheduled job is due."""
-        row = self._connection.execute(
-            "SELECT MIN(run_at) FROM litestack_jobs WHERE state = 'scheduled'"
-        ).fetchone()
-        return None if row is None else row[0]
-
     def cron_slots(self) -> dict[str, float]:
         """Return for each task with a cron schedule the last slot that was enqueued."""
         return dict(self._connection.execute("SELECT task, slot FROM litestack_job_crons"))

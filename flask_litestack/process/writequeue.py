@@ -132,10 +132,6 @@ class WriteQueue:
         """Return who of the processes that use this queue writes right now."""
         return self._record.read()
 
-    def holds(self) -> Place | None:
-        """Return where this process began to write, if it does."""
-        return self._current.place if self._current else None
-
     def timeout(self, seconds: float) -> LockTimeout:
         """Build the error for a wait that was in vain."""
         holder = self.holder()
