@@ -114,7 +114,7 @@ def seal(folder: Path) -> Manifest:
 
     :raises BackupError: if one is damaged.
     """
-    copies = tuple(_check_database(path) for path in sorted(folder.iterdir()))
+    copies = tuple(_seal(path, _check_database(path)) for path in sorted(folder.iterdir()))
     manifest = Manifest(datetime.now(UTC).isoformat(), driver.version, copies)
     _write_manifest(folder, manifest)
     return manifest
@@ -250,16 +250,17 @@ def _copy_databases(
             source.backup(target, pages=STEP, progress=report)
             target.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
         before += size
-        copies.append(_check_database(folder / name))
+        copies.append(_seal(folder / name, _check_database(folder / name)))
     return copies
 
 
 def _copy_file(path: Path, folder: Path) -> Copy:
     shutil.copyfile(path, folder / path.name)
-    return _describe(folder / path.name)
+    return _seal(folder / path.name)
 
 
-def _check_database(path: Path) -> Copy:
+def _check_database(path: Path) -> dict[str, int]:
+    """Count the rows of each table of a database that is whole."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     with closing(driver.module.connect(uri, uri=True, isolation_level=None)) as connection:
         try:
@@ -269,10 +270,9 @@ def _check_database(path: Path) -> Copy:
             names = connection.execute(
                 "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
             ).fetchall()
-            rows = {name: _count(connection, name) for (name,) in names}
+            return {name: _count(connection, name) for (name,) in names}
         except driver.DatabaseError as error:
             raise BackupError(f"{path.name} is damaged: {error}.") from error
-    return _describe(path, rows)
 
 
 def _count(connection: driver.Connection, table: str) -> int:
@@ -285,11 +285,14 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
 
 
-def _describe(path: Path, rows: Mapping[str, int] | None = None) -> Copy:
+def _seal(path: Path, rows: Mapping[str, int] | None = None) -> Copy:
     path.chmod(0o600)
+    return Copy(path.name, path.stat().st_size, _sha256(path), rows)
+
+
+def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Copy(path.name, path.stat().st_size, digest, rows)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _publish(partial: Path, final: Path, compress: bool) -> Path:
@@ -326,10 +329,9 @@ def _verify_folder(folder: Path) -> Manifest:
         path = folder / copy.name
         if not path.is_file():
             raise BackupError(f"the backup is incomplete: {copy.name} is missing.")
-        found = _describe(path)
-        if found.sha256 != copy.sha256:
+        if _sha256(path) != copy.sha256:
             raise BackupError(f"{copy.name} was changed or damaged since the backup was made.")
-        if copy.rows is not None and _check_database(path).rows != copy.rows:
+        if copy.rows is not None and _check_database(path) != copy.rows:
             raise BackupError(f"{copy.name} does not have the rows that the backup says.")
     return manifest
 

@@ -247,3 +247,10 @@ def test_a_damaged_backup_is_refused_and_nothing_is_touched(
         restore(path, folder, {})
     assert rows(folder / "data.sqlite3") == 10
     assert not list(folder.glob("*restore*"))
+
+
+def test_verifying_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    path, _ = backup(databases(folder), [], tmp_path / "backups")
+    (path / "data.sqlite3").chmod(0o440)
+    verify(path)
+    assert (path / "data.sqlite3").stat().st_mode & 0o777 == 0o440
