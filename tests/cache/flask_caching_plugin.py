@@ -16,19 +16,7 @@ from flask import Flask
 
 from flask_litestack.cache import SQLiteCache
 from flask_litestack.cache import cache as ours
-
-
-class Clock:
-    """The interface of their fake clock."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
+from tests.cache.clock import Clock
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from flask_litestack.cache import SQLiteCache
 from flask_litestack.errors import ConfigError
 
-from .conftest import Clock
+from .clock import Clock
 
 Make = Callable[..., SQLiteCache]
 

@@ -14,8 +14,9 @@ import pytest
 from flask_litestack.cache import SQLiteCache, backend, file, store
 from flask_litestack.errors import LitestackError, LiveFileError
 from flask_litestack.sqlite import driver
+from tests.disks import small_disk
 
-from .conftest import Clock
+from .clock import Clock
 
 Make = Callable[..., SQLiteCache]
 
@@ -216,19 +217,10 @@ def test_clearing_all_is_noticed_at_once_and_quietly(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 4 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        pytest.skip(f"NOT RUN: full disk ({error})")
-    if done.returncode:
-        pytest.skip(f"NOT RUN: full disk (it takes root to mount one: {done.stderr.strip()})")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with small_disk(tmp_path, 4 << 20) as disk:
+        yield disk
 
 
 def fill(ballast: Path) -> None:
@@ -238,10 +230,10 @@ def fill(ballast: Path) -> None:
             out.write(bytes(4096))
 
 
-def test_a_full_disk_is_a_miss_and_never_stale(small_disk: Path, clock: Clock) -> None:
-    cache = SQLiteCache(small_disk / "data", size=64 << 20, clock=clock)
+def test_a_full_disk_is_a_miss_and_never_stale(disk: Path, clock: Clock) -> None:
+    cache = SQLiteCache(disk / "data", size=64 << 20, clock=clock)
     cache.set("key", "old")
-    ballast = small_disk / "ballast"
+    ballast = disk / "ballast"
     ballast.touch()
     results = []
     for i in range(200):
@@ -260,10 +252,10 @@ def test_a_full_disk_is_a_miss_and_never_stale(small_disk: Path, clock: Clock) -
     cache.close()
 
 
-def test_a_full_disk_at_the_first_use_is_a_miss(small_disk: Path, clock: Clock) -> None:
-    ballast = small_disk / "ballast"
+def test_a_full_disk_at_the_first_use_is_a_miss(disk: Path, clock: Clock) -> None:
+    ballast = disk / "ballast"
     fill(ballast)
-    cache = SQLiteCache(small_disk / "data", size=2 << 20, clock=clock)
+    cache = SQLiteCache(disk / "data", size=2 << 20, clock=clock)
     assert cache.get("key") is None
     assert not cache.set("key", 1)
     assert cache.get_or_set("key", lambda: 2) == 2

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from flask_litestack.cache import SQLiteCache
 
-from .conftest import Clock
+from .clock import Clock
 
 keys = st.sampled_from(["a", "b", "c", "d"])
 values = st.one_of(

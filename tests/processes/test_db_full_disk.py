@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
 from tests.conftest import Comment, Post
+from tests.disks import small_disk
 
 from .crowd import Voice, make_app, members
 
@@ -21,19 +21,10 @@ SIZE = 4 * 1024 * 1024
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 4 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", disk]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        pytest.skip(f"NOT RUN: full disk ({error})")
-    if done.returncode:
-        pytest.skip(f"NOT RUN: full disk (it takes root to mount one: {done.stderr.strip()})")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
+    with small_disk(tmp_path, SIZE) as disk:
+        yield disk
 
 
 def fill(voice: Voice, data: Path) -> None:
@@ -71,9 +62,9 @@ def check(voice: Voice, data: Path) -> None:
         voice.say(connection.execute("SELECT COUNT(*) FROM comment").fetchone()[0])
 
 
-def test_a_full_disk_is_an_error_and_over_when_there_is_room(small_disk: Path) -> None:
-    data = small_disk / "data"
-    filler = small_disk / "filler"
+def test_a_full_disk_is_an_error_and_over_when_there_is_room(disk: Path) -> None:
+    data = disk / "data"
+    filler = disk / "filler"
     filler.write_bytes(b"x" * (SIZE // 3))
     with members(1, fill, data) as [writer]:
         assert "full" in writer.hear()
@@ -89,8 +80,8 @@ def test_a_full_disk_is_an_error_and_over_when_there_is_room(small_disk: Path) -
         assert other.heard() == ["ok", stored + 1]
 
 
-def test_a_process_killed_on_a_full_disk_leaves_a_whole_file(small_disk: Path) -> None:
-    data = small_disk / "data"
+def test_a_process_killed_on_a_full_disk_leaves_a_whole_file(disk: Path) -> None:
+    data = disk / "data"
     with members(1, fill, data) as [writer]:
         writer.hear()
         stored = writer.hear()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.disks import small_disk
 
 from . import jobs_app
 from .jobs_app import litestack
@@ -19,17 +20,8 @@ SIZE = 64 * 1024 * 1024
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 64 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(disk)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        pytest.skip(f"NOT RUN: full disk ({error})")
-    if done.returncode:
-        pytest.skip(f"NOT RUN: full disk (it takes root to mount one: {done.stderr.strip()})")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with small_disk(tmp_path, SIZE) as disk:
+        yield disk
 
 
 def test_jobs_wait_for_room_on_the_disk(disk: Path) -> None:

@@ -101,9 +101,9 @@ def wait_for_rows(shop: Path, number: int) -> None:
         time.sleep(0.05)
 
 
-def rows_after_start(shop: Path) -> int:
-    """Start the app anew under litestream, and count its rows."""
-    done = subprocess.run(
+def start_anew(shop: Path) -> subprocess.CompletedProcess[str]:
+    """Start an app under litestream that counts its rows, and ends."""
+    return subprocess.run(
         command(shop, sys.executable, "count.py"),
         cwd=shop,
         env=environment(**variables(shop)),
@@ -111,6 +111,10 @@ def rows_after_start(shop: Path) -> int:
         text=True,
         timeout=120,
     )
+
+
+def rows_after_start(shop: Path) -> int:
+    done = start_anew(shop)
     assert done.returncode == 0, done.stderr
     return int(next(line for line in done.stdout.splitlines() if line.isdigit()))
 
@@ -161,14 +165,7 @@ def test_a_copy_that_cannot_be_reached_does_not_start_an_empty_app(shop: Path) -
     (shop / "copy" / "data.sqlite3").mkdir(parents=True)
     broken = shop / "copy" / "data.sqlite3" / "ltx"
     broken.write_text("not a folder")
-    done = subprocess.run(
-        command(shop, sys.executable, "count.py"),
-        cwd=shop,
-        env=environment(**variables(shop)),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = start_anew(shop)
     assert done.returncode == 1
     assert "not started on an empty database" in done.stderr
     assert not (shop / "data" / "data.sqlite3").exists()

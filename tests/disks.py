@@ -1,0 +1,26 @@
+"""A small file system of its own, for tests that fill it up."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """Mount an empty file system of ``size`` bytes below a folder; skip where that needs root."""
+    disk = folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        pytest.skip(f"NOT RUN: full disk ({error})")
+    if done.returncode:
+        pytest.skip(f"NOT RUN: full disk (it takes root to mount one: {done.stderr.strip()})")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
