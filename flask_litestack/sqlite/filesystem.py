@@ -7,6 +7,7 @@ import mmap
 import os
 import stat
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,7 +137,19 @@ def mount_of(path: Path) -> Mount | None:
 
 def unwritable_files(path: Path) -> list[Path]:
     """List the database files of a folder that this user cannot write."""
-    return [file for file in database_files(path) if not os.access(file, os.W_OK, **_EFFECTIVE)]
+    return [file for file in database_files(path) if _is_unwritable(file)]
+
+
+def _is_unwritable(file: Path) -> bool:
+    """Tell whether a file is there, and this user cannot write it.
+
+    access() also says no to one that another process has just deleted to make it anew.
+    """
+    for _ in range(3):
+        if os.access(file, os.W_OK, **_EFFECTIVE) or not file.exists():
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def database_files(path: Path) -> list[Path]:

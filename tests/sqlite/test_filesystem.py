@@ -177,6 +177,24 @@ def test_prepare_refuses_an_unsuitable_mount_before_it_creates_anything(
     assert not (tmp_path / "nfs").exists()
 
 
+REMAKE = """
+import os, sys, time
+while True:
+    time.sleep(0.0005)
+    os.close(os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY))
+    os.unlink(sys.argv[1])
+"""
+
+
+def test_a_file_that_another_process_makes_anew_is_not_taken_for_read_only(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", REMAKE, tmp_path / "cache.sqlite3"]) as other:
+        try:
+            for _ in range(2_000):
+                filesystem.prepare(tmp_path)
+        finally:
+            other.kill()
+
+
 @as_root
 def test_a_read_only_mount_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "frozen"
