@@ -11,8 +11,12 @@ from typing import Any
 import flask
 import sqlalchemy
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.pool import StaticPool
 
 from flask_litestack import Litestack
+
+ASYNCHRONOUS = "PostgreSQL, asynchronous commit"
+MEMORY = "SQLAlchemy in memory (no peer: a floor)"
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,13 @@ class Peer:
 
     name: str
     engine: Callable[[], Engine]
+    in_memory: bool = False
+    """Whether each engine is a database of its own, empty and for one thread."""
+
+
+def memory() -> Peer:
+    """SQLAlchemy and SQLite without a file, a lock or a transaction log: what Python costs."""
+    return Peer(MEMORY, lambda: create_engine("sqlite://", poolclass=StaticPool), in_memory=True)
 
 
 def stock(folder: Path) -> Peer:
@@ -72,5 +83,5 @@ def app(folder: Path, synchronous: str = "NORMAL") -> tuple[flask.Flask, Litesta
 def postgres(url: str, synchronous_commit: str) -> Peer:
     """PostgreSQL, as it comes for "on"."""
     options = {"options": f"-c synchronous_commit={synchronous_commit}"}
-    name = "PostgreSQL" if synchronous_commit == "on" else "PostgreSQL, asynchronous commit"
+    name = "PostgreSQL" if synchronous_commit == "on" else ASYNCHRONOUS
     return Peer(name, lambda: create_engine(url, connect_args=options))

@@ -59,21 +59,22 @@ class Retries:
 Workload = Callable[[Engine], Operation]
 
 
-def create(peer: Peer) -> None:
-    """Make and fill the tables of a peer."""
-    engine = peer.engine()
+def create(engine: Engine) -> None:
+    """Make and fill the tables."""
     Base.metadata.create_all(engine)
     with Session(engine) as session:
         session.execute(insert(Item), [{"name": f"item {i}", "count": 0} for i in range(ROWS)])
         session.commit()
-    engine.dispose()
 
 
 def prepare(peer: Peer, workload: Workload, number: int) -> tuple[Operation, Callable[[], int]]:
     """Make a worker's operation and the count of its retries."""
     random.seed(number)
     retries = Retries()
-    return retries(workload(peer.engine())), lambda: retries.count
+    engine = peer.engine()
+    if peer.in_memory:
+        create(engine)
+    return retries(workload(engine)), lambda: retries.count
 
 
 def point_read(engine: Engine) -> Operation:

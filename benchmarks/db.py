@@ -10,14 +10,16 @@ import argparse
 import contextlib
 import functools
 import json
+import multiprocessing
 import os
 import platform
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from . import _measure, _peers, _postgres, _requests, _workloads
@@ -130,7 +132,10 @@ def main() -> int:
             print(f"NOT RUN: PostgreSQL ({missing})")
         else:
             peers += [_peers.postgres(url, "on"), _peers.postgres(url, "off")]
-        _create(peers)
+        for peer in peers:
+            if peer.name != _peers.ASYNCHRONOUS:  # the same tables
+                stack.enter_context(_created(peer))
+        peers.append(_peers.memory())
         table = _table(peers, folder, rounds, seconds, options.only)
     _print(table)
     if options.json:
@@ -149,20 +154,35 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _create(peers: Sequence[Peer]) -> None:
-    # In a process of its own: this one forks the workers and must have no database open.
-    for peer in peers:
-        if peer.name == "PostgreSQL, asynchronous commit":
-            continue  # the same tables
-        if os.fork() == 0:
-            try:
-                _workloads.create(peer)
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-                os._exit(1)
-            os._exit(0)
-        if os.wait()[1]:
-            raise SystemExit(f"the tables of {peer.name} could not be made")
+@contextlib.contextmanager
+def _created(peer: Peer) -> Iterator[None]:
+    """Make a peer's tables in a process that goes on to write once a second.
+
+    Like a server's other processes it keeps the database open, and up to date on the disk. Without
+    it each short run would begin with a new write-ahead log, and a log that grows is dearer to
+    sync than one that is used again.
+    """
+    context = multiprocessing.get_context("fork")  # this process must have no database open
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_create, args=(peer, theirs))
+    process.start()
+    theirs.close()
+    try:
+        ours.recv()
+    except EOFError:
+        raise SystemExit(f"the tables of {peer.name} could not be made") from None
+    yield
+    ours.send("end")
+    process.join()
+
+
+def _create(peer: Peer, pipe: Connection) -> None:
+    engine = peer.engine()
+    _workloads.create(engine)
+    write = _workloads.Retries()(_workloads.read_modify_write(engine))
+    pipe.send("ready")
+    while not pipe.poll(1.0):
+        write()
 
 
 def _table(peers: Sequence[Peer], folder: Path, rounds: int, seconds: float, only: str) -> Table:
@@ -173,6 +193,8 @@ def _table(peers: Sequence[Peer], folder: Path, rounds: int, seconds: float, onl
             if only not in cell.name:
                 continue
             for peer in [*peers[turn:], *peers[:turn]] * cell.slices:
+                if peer.in_memory and cell.processes * cell.threads > 1:
+                    continue
                 result = _measure.run(
                     functools.partial(_workloads.prepare, peer, cell.workload),
                     processes=cell.processes,

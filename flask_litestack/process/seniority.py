@@ -36,7 +36,9 @@ SLOTS = 32
 _OWED = struct.Struct("<d")  # until when the lock is owed to somebody
 _SLOT = struct.Struct("<Qdd")  # the waiting process's random number, since when, last renewed
 _BOARD = struct.Struct("<" + "Qdd" * SLOTS)
-_SIZE = _OWED.size + _BOARD.size
+_WAITED = struct.Struct("<d")  # when somebody last had to wait
+_WAITED_AT = _OWED.size + _BOARD.size
+_SIZE = _WAITED_AT + _WAITED.size
 
 
 class Board:
@@ -70,6 +72,11 @@ class Board:
         # Far in the future is a time of before the machine's last start.
         return until != 0.0 and 0.0 < until - self._clock() <= FRESH
 
+    def crowded(self) -> bool:
+        """Tell whether another process has been waiting for the lock just now."""
+        waited: float = _WAITED.unpack_from(self._bytes, _WAITED_AT)[0]
+        return 0.0 <= self._clock() - waited <= FRESH
+
     def turns(self, deadline: float) -> Iterator[None]:
         """Yield each time it is right to try for the lock, and a last time at the deadline.
 
@@ -79,6 +86,7 @@ class Board:
         try:
             while (now := self._clock()) < deadline:
                 older, oldest = entry.renew(now)
+                _WAITED.pack_into(self._bytes, _WAITED_AT, now)
                 if now - entry.since >= PATIENCE:
                     _OWED.pack_into(self._bytes, 0, now + FRESH)
                 if now - oldest < PATIENCE:

@@ -31,6 +31,8 @@ LONG_HOLD = 1.0
 
 RECORD = struct.Struct("<id200s")  # pid, time.monotonic() of the beginning, what it does
 
+_yield: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -118,6 +120,10 @@ class WriteQueue:
         self._record.clear()
         with self._mutex:
             self._next()
+        if self._board.crowded():
+            # Writers who do not wait use up their time slices, and then are interrupted in the
+            # middle of a transaction, while all others wait for them.
+            _yield()
         if (seconds := time.monotonic() - hold.since) > LONG_HOLD:
             log.warning(
                 "%s held the write lock of %s for %.1f s; do slow work first and write last. "

@@ -177,6 +177,7 @@ class Connection(driver.Connection):
             self._inside = False
         self._file: File | None = None
         self._timeout = 5.0
+        self._synchronous = "NORMAL"
         self._hold: Hold | None = None
         self._writing = False
         self._autocommit = False
@@ -305,7 +306,10 @@ class Connection(driver.Connection):
             with opening(path):
                 if self._journal_mode() != "wal":
                     self._use_wal(path)
-        self.execute(f"PRAGMA synchronous = {synchronous}")
+        # FULL would sync under the write lock, one commit after the other. Synced after it is
+        # free, the commits of several processes reach the disk together.
+        self._synchronous = synchronous
+        self.execute(f"PRAGMA synchronous = {'NORMAL' if synchronous == 'FULL' else synchronous}")
         self.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
         self.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT}")
         if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
@@ -666,8 +670,11 @@ class Connection(driver.Connection):
             self._file.queue.release(hold)
 
     def _note_commit(self) -> None:
-        if self._file is not None:
-            self._file.syncer.note()
+        if self._file is None or self._synchronous == "OFF":
+            return
+        self._file.syncer.note()
+        if self._synchronous == "FULL":
+            self._file.log.sync()
 
     def _note_failure(self) -> None:
         """Remember when SQLite rolled the whole transaction back by itself (disk full, I/O)."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..process import activity
 from ..process.writequeue import WriteQueue
-from .sync import Syncer
+from .sync import Log, Syncer
 
 _files: dict[Path, File] = {}
 _mutex = threading.Lock()
@@ -25,6 +25,7 @@ class File:
     path: Path
     queue: WriteQueue
     syncer: Syncer
+    log: Log
 
 
 def file_at(path: Path, describe: Callable[[], str] | None = None) -> File:
@@ -33,8 +34,8 @@ def file_at(path: Path, describe: Callable[[], str] | None = None) -> File:
     with _mutex:
         file = _files.get(real)
         if file is None:
-            queue = WriteQueue(real, describe or activity.describe)
-            file = _files[real] = File(real, queue, Syncer(real, queue))
+            queue, log = WriteQueue(real, describe or activity.describe), Log(real)
+            file = _files[real] = File(real, queue, Syncer(real, queue, log), log)
         return file
 
 

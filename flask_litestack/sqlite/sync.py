@@ -2,7 +2,8 @@
 
 With ``synchronous = NORMAL`` a commit is in the kernel's hands, safe from the death of any
 process, but only a checkpoint makes it safe from a power cut. One short-lived thread for each
-file does that, while there is something new.
+file does that, while there is something new. With FULL, each commit also syncs the log before it
+returns.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from weakref import WeakSet
 
-from ..errors import LockError
+from ..errors import LockError, StoreError
 from ..process.writequeue import WriteQueue
 from . import driver
 
@@ -31,6 +33,9 @@ IDLE = 3.0
 #: Otherwise writers that never pause keep the log from starting anew.
 LONG_LOG = 4000
 
+#: Syncs what a file holds, without its times where the system can.
+_fdatasync: Callable[[int], object] = getattr(os, "fdatasync", os.fsync)
+
 _syncers: WeakSet[Syncer] = WeakSet()
 
 #: Held while a syncer is inside SQLite. A fork waits for it: a child that is born while SQLite's
@@ -38,11 +43,51 @@ _syncers: WeakSet[Syncer] = WeakSet()
 _inside = threading.Lock()
 
 
+class Log:
+    """The write-ahead log of one file, as something to be synced."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = f"{path}-wal"
+        self._mutex = threading.Lock()
+        self._begun = 0  # syncs so far
+        self._done = 0  # the number of the last one that has ended
+
+    def sync(self) -> None:
+        """Bring all that this thread has committed to the disk.
+
+        Threads that come while another one syncs share the next sync.
+
+        :raises StoreError: if the disk fails. The commit stands, and every process sees it, but
+            a power cut may lose it.
+        """
+        seen = self._begun
+        with self._mutex:
+            if self._done > seen:
+                return  # it began after this thread's commit
+            self._begun += 1
+            try:
+                # SQLite holds no locks on this file, so closing a descriptor of it drops none.
+                fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return  # checkpointed, which has synced it, and removed
+            try:
+                _fdatasync(fd)
+            except OSError as error:
+                raise StoreError(
+                    f"a commit stands, but the disk failed to store {self._path} "
+                    f"({error.strerror}): a power cut may lose it. Check the disk."
+                ) from error
+            finally:
+                os.close(fd)
+            self._done = self._begun
+
+
 class Syncer:
     """The checkpointer of one file in this process."""
 
-    def __init__(self, path: Path, queue: WriteQueue) -> None:
+    def __init__(self, path: Path, queue: WriteQueue, log: Log) -> None:
         self._path = path
+        self._log = log
         self._queue = queue
         self._mutex = threading.Lock()
         self._news = threading.Event()
@@ -94,7 +139,7 @@ class Syncer:
             if frames > LONG_LOG and done < frames:
                 self._checkpoint_alone(connection)
             elif done < frames:
-                self._sync_log()
+                self._log.sync()  # a long reader keeps the checkpoint from its end
         finally:
             connection.close()
 
@@ -107,18 +152,6 @@ class Syncer:
             _passive(connection)
         finally:
             self._queue.release(hold)
-
-    def _sync_log(self) -> None:
-        """Sync the log itself: a long reader keeps the checkpoint from its end."""
-        try:
-            # SQLite holds no locks on this file, so closing a descriptor of it drops none.
-            fd = os.open(f"{self._path}-wal", os.O_RDONLY)
-        except FileNotFoundError:
-            return  # checkpointed and removed meanwhile
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def _passive(connection: driver.Connection) -> tuple[int, int]:

@@ -133,3 +133,16 @@ def test_the_turns_end_with_a_last_one_at_the_deadline(
     assert len(times) > 3
     assert times[-1] >= deadline > times[-2]
     assert len(list(make().turns(clock.now))) == 1
+
+
+def test_it_is_crowded_as_long_as_another_process_waits(
+    make: Callable[..., Board], clock: Clock
+) -> None:
+    board = make()
+    assert not board.crowded()
+    turns = make().turns(LATER)
+    next(turns)
+    assert board.crowded()
+    turns.close()
+    clock.now += 2 * FRESH
+    assert not board.crowded()

@@ -66,12 +66,6 @@ def test_pragmas_in_effect(connection: Connection) -> None:
     assert pragma("journal_size_limit") == 16 * 1024 * 1024
 
 
-def test_full_synchronous_is_set(path: Path) -> None:
-    connection = sqlite.connect(path, synchronous="FULL")
-    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
-    connection.close()
-
-
 def test_a_read_leaves_no_transaction_behind(connection: Connection, other: Connection) -> None:
     assert count(connection) == 100
     assert not connection.in_transaction

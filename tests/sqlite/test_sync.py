@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from flask_litestack import sqlite
-from flask_litestack.sqlite import driver
+from flask_litestack.errors import StoreError
+from flask_litestack.sqlite import driver, sync
 from flask_litestack.sqlite.connection import Connection
 from flask_litestack.sqlite.file import file_at
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at descriptors in /proc")
 
 
 @pytest.fixture
@@ -123,3 +130,127 @@ def test_a_failing_checkpoint_is_logged_and_tried_again(
     path.unlink()
     assert eventually(lambda: "litestack-sync bad.sqlite3" not in syncers())
     assert issubclass(driver.DatabaseError, Exception)
+
+
+@dataclass
+class Disk:
+    """Notes what is synced, and may take its time or fail."""
+
+    seconds: float = 0.0
+    broken: bool = False
+    synced: list[str] = field(default_factory=list)
+
+    def sync(self, fd: int) -> None:
+        self.synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        time.sleep(self.seconds)
+        if self.broken:
+            raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk()
+    monkeypatch.setattr(sync, "_fdatasync", disk.sync)
+    return disk
+
+
+@pytest.fixture
+def durable(tmp_path: Path, disk: Disk) -> Iterator[Connection]:
+    connection = sqlite.connect(tmp_path / "data.sqlite3", synchronous="FULL")
+    connection.execute("CREATE TABLE t (a)")
+    connection.commit()
+    disk.synced.clear()
+    yield connection
+    connection.close()
+
+
+@linux
+def test_full_syncs_the_log_at_each_commit_and_at_nothing_else(
+    durable: Connection, disk: Disk
+) -> None:
+    durable.execute("SELECT * FROM t").fetchall()
+    durable.commit()
+    durable.execute("INSERT INTO t VALUES (1)")
+    durable.rollback()
+    assert disk.synced == []
+    durable.execute("INSERT INTO t VALUES (1)")
+    assert disk.synced == []
+    durable.commit()
+    assert disk.synced == ["data.sqlite3-wal"]
+    durable.executescript("INSERT INTO t VALUES (2);")
+    durable.isolation_level = None
+    durable.execute("INSERT INTO t VALUES (3)")
+    assert len(disk.synced) == 3
+
+
+@linux
+def test_full_does_what_waits_for_the_commit_after_the_sync(
+    durable: Connection, disk: Disk
+) -> None:
+    durable.execute("INSERT INTO t VALUES (1)")
+    seen: list[int] = []
+    durable.after_commit(lambda: seen.append(len(disk.synced)))
+    durable.commit()
+    assert seen == [1]
+
+
+@linux
+def test_full_lets_the_next_one_write_while_it_syncs(
+    durable: Connection, disk: Disk, tmp_path: Path
+) -> None:
+    other = sqlite.connect(tmp_path / "data.sqlite3")
+    disk.seconds = 1.0
+    durable.execute("INSERT INTO t VALUES (1)")
+    thread = threading.Thread(target=durable.commit)
+    thread.start()
+    assert eventually(lambda: bool(disk.synced))
+    other.execute("INSERT INTO t VALUES (2)")
+    other.commit()
+    assert thread.is_alive()
+    thread.join()
+    other.close()
+
+
+@linux
+def test_writers_that_wait_for_a_sync_share_the_next_one(
+    durable: Connection, disk: Disk, tmp_path: Path
+) -> None:
+    disk.seconds = 0.5
+    start = threading.Barrier(6)
+
+    def write() -> None:
+        own = sqlite.connect(tmp_path / "data.sqlite3", synchronous="FULL")
+        start.wait()
+        own.execute("INSERT INTO t VALUES (1)")
+        own.commit()
+        own.close()
+
+    threads = [threading.Thread(target=write) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 2 <= len(disk.synced) < 6
+    assert durable.execute("SELECT count(*) FROM t").fetchone() == (6,)
+
+
+@linux
+def test_a_disk_that_fails_to_sync_is_an_error_of_the_commit(
+    durable: Connection, disk: Disk
+) -> None:
+    disk.broken = True
+    durable.execute("INSERT INTO t VALUES (1)")
+    with pytest.raises(StoreError, match=r"data\.sqlite3-wal.*Check the disk"):
+        durable.commit()
+    disk.broken = False
+    durable.execute("INSERT INTO t VALUES (2)")  # the write lock is free, the connection whole
+    durable.commit()
+    assert durable.execute("SELECT count(*) FROM t").fetchone() == (2,)
+
+
+def test_a_file_that_need_not_be_synced_has_no_syncer(tmp_path: Path) -> None:
+    connection = sqlite.connect(tmp_path / "loose.sqlite3", synchronous="OFF")
+    connection.execute("CREATE TABLE t (a)")
+    connection.commit()
+    assert "litestack-sync loose.sqlite3" not in syncers()
+    connection.close()
