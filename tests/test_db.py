@@ -388,6 +388,31 @@ def test_after_commit_goes_with_a_context_that_never_commits(
     assert done == []
 
 
+def test_a_commit_that_fails_leaves_nothing_to_who_has_the_connection_next(
+    app: Flask, litestack: Litestack
+) -> None:
+    with app.app_context():
+        session = litestack.db.session
+        session.execute(text("PRAGMA defer_foreign_keys = ON"))
+        session.execute(text("CREATE TABLE note (id INTEGER REFERENCES post DEFERRABLE)"))
+        session.execute(text("PRAGMA defer_foreign_keys = ON"))
+        session.execute(text("INSERT INTO note VALUES (1000)"))
+        with pytest.raises(exc.IntegrityError):
+            session.commit()
+        # As a request ends whose view does not know of rollback().
+
+    def write() -> int:
+        session = litestack.db.session
+        assert not raw(session.connection()).in_transaction
+        session.add(Comment(post_id=1, text="later"))
+        session.commit()
+        return session.scalars(select(func.count()).select_from(Comment)).one()
+
+    assert elsewhere(app, write) == [1]
+    with app.app_context():
+        assert write() == 2
+
+
 def test_the_commit_is_visible_to_others_when_the_work_runs(
     app: Flask, litestack: Litestack
 ) -> None:

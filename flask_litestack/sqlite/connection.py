@@ -348,22 +348,34 @@ class Connection(driver.Connection):
         return self.cursor().executescript(script)
 
     def commit(self) -> None:
+        """Commit. If it fails the transaction has ended, too: all of it is rolled back.
+
+        SQLite itself would leave it open, at a deferred foreign key that refers to nothing, say.
+        SQLAlchemy takes a failed commit for the end and lends the connection out again, so that
+        the next one would commit what failed, and meanwhile nobody else could write.
+        """
         if not self._writing and not self._after[0][1] and not self.in_transaction:
             if self._aborted:
-                self._refuse_aborted()
+                self._refuse_aborted(ends=True)
             return
         self._check_usable()
         if self._aborted:
-            self._refuse_aborted()
+            self._refuse_aborted(ends=True)
         self._close_cursors()
-        for _, works in self._after:
-            for work in works:
-                if work.before is not None:
-                    work.before()
         try:
+            for _, works in self._after:
+                for work in works:
+                    if work.before is not None:
+                        work.before()
             super().commit()
-        except BaseException:
-            self._note_failure()
+        except driver.Error:
+            self.rollback()
+            raise
+        except BaseException:  # Ctrl-C, say; perhaps when SQLite was done already
+            if self.in_transaction:
+                self.rollback()
+            else:
+                self._finish(committed=True)
             raise
         self._finish(committed=True)
 
@@ -684,10 +696,12 @@ class Connection(driver.Connection):
             self._release()
             self._after = [("", [])]
 
-    def _refuse_aborted(self) -> None:
-        raise TransactionError(
-            f"{self._aborted}; nothing of it is stored. Call rollback(), then begin again."
-        )
+    def _refuse_aborted(self, *, ends: bool = False) -> None:
+        advice = "Begin again." if ends else "Call rollback(), then begin again."
+        error = TransactionError(f"{self._aborted}; nothing of it is stored. {advice}")
+        if ends:
+            self.rollback()
+        raise error
 
     def _check_usable(self) -> None:
         if self._inherited:

@@ -448,6 +448,60 @@ def test_a_transaction_that_sqlite_rolled_back_does_not_go_on_as_another(
     assert count(other) == 99
 
 
+def refer_to_nothing(connection: Connection) -> None:
+    """Write a row that is found wrong at the commit."""
+    connection.execute(
+        "CREATE TABLE note (item INTEGER REFERENCES item (id) DEFERRABLE INITIALLY DEFERRED)"
+    )
+    connection.commit()
+    connection.execute("INSERT INTO note VALUES (1000)")
+
+
+def test_a_commit_that_fails_has_rolled_back(connection: Connection, other: Connection) -> None:
+    """SQLAlchemy rolls nothing back after it, and would lend the connection as it is."""
+    done: list[str] = []
+    refer_to_nothing(connection)
+    connection.after_commit(lambda: done.append("never"))
+
+    with pytest.raises(driver.IntegrityError):
+        connection.commit()
+
+    assert not connection.in_transaction
+    other.execute("DELETE FROM item WHERE id = 1")
+    other.commit()
+    connection.commit()
+    assert done == []
+    assert connection.execute("SELECT count(*) FROM note").fetchone() == (0,)
+
+
+def test_the_commit_of_what_sqlite_rolled_back_ends_it(connection: Connection) -> None:
+    connection.execute("DELETE FROM item WHERE id = 1")
+    with pytest.raises(driver.IntegrityError):
+        connection.execute("INSERT OR ROLLBACK INTO item (n) VALUES (5)")
+    with pytest.raises(TransactionError, match="nothing of it is stored"):
+        connection.commit()
+
+    connection.execute("DELETE FROM item WHERE id = 2")
+    connection.commit()
+
+    assert count(connection) == 99
+
+
+def test_an_interrupt_before_the_commit_rolls_back(
+    connection: Connection, other: Connection
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    connection.execute("DELETE FROM item")
+    connection.after_commit(lambda: None, before=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        connection.commit()
+
+    assert not connection.in_transaction
+    assert count(other) == 100
+
+
 def test_a_full_disk_is_an_error_that_damages_nothing(
     connection: Connection, other: Connection
 ) -> None:
