@@ -173,6 +173,7 @@ class Worker:
         self._ended: deque[Outcome | Claim] = deque()  # a Claim: it was lost, nothing to store
         self._unstored: list[Outcome] = []
         self._in_hand: dict[int, Claim] = {}
+        self._unwanted: list[Claim] = []  # of those in hand: to be put back
         self._active: list[_Active | None] = [None] * slots
         self._running_threads: dict[int, threading.Thread] = {}
         self._lost_threads = 0
@@ -300,7 +301,7 @@ class Worker:
     def _settle(self, now: float) -> None:
         """Store what has ended and claim what comes next."""
         self._collect()
-        back = self._unwanted(now)
+        self._take_back(now)
         room = self._room()
         clock = self._jobs.now()
         if self._must_look:
@@ -308,10 +309,9 @@ class Worker:
         takes = room > 0 and self._hungry
         promotes = not self._stopping and self._next_due <= clock
         cron = not self._stopping and self._timetable.next() <= clock
-        if not (back or takes or promotes or cron) and now < self._groups_until:
-            return
-        if self._unstored or back or takes or promotes or cron:
-            self._transact(back, room if takes or promotes or cron else 0, clock, promotes, cron)
+        urgent = bool(self._unwanted) or takes or promotes or cron
+        if urgent or (self._unstored and now >= self._groups_until):
+            self._transact(room if takes or promotes or cron else 0, clock, promotes, cron)
 
     def _look(self) -> None:
         """Look whether there is something to do, without the lock."""
@@ -319,9 +319,7 @@ class Worker:
         self._hungry = self._claims.has_queued(self._queues)
         self._must_look = False
 
-    def _transact(
-        self, back: list[Claim], room: int, clock: float, promotes: bool, cron: bool
-    ) -> None:
+    def _transact(self, room: int, clock: float, promotes: bool, cron: bool) -> None:
         claims = self._claims
         new: list[Claim] = []
         lost: list[Outcome] = []
@@ -332,7 +330,7 @@ class Worker:
                 self._reclaim()
             if self._unstored:
                 lost = claims.finish(self._unstored)
-            claims.give_back(back, clock)
+            claims.give_back(self._unwanted, clock)
             if promotes:
                 added += claims.promote(clock)
             if cron:
@@ -351,6 +349,7 @@ class Worker:
         ended = [outcome.claim for outcome in self._unstored]
         self._count(self._unstored, lost)
         self._unstored = []
+        back, self._unwanted = self._unwanted, []
         self._groups_until = -math.inf
         self._forget([*ended, *back])
         if room or back:
@@ -464,11 +463,10 @@ class Worker:
         room = size - (len(self._in_hand) - slow) + len(self._unstored)
         return max(0, room) if room >= size // 2 or self._inbox.empty() else 0
 
-    def _unwanted(self, now: float) -> list[Claim]:
+    def _take_back(self, now: float) -> None:
         """Take back what waits for a thread in vain."""
-        if not self._stopping and (self._inbox.empty() or now < self._started_waiting + PATIENCE):
-            return []
-        return self._empty_inbox()
+        if self._stopping or now >= self._started_waiting + PATIENCE:
+            self._unwanted += self._empty_inbox()
 
     def _empty_inbox(self) -> list[Claim]:
         claims: list[Claim] = []
@@ -663,6 +661,8 @@ class Worker:
         moments = [self._sweep_at]
         if self._unstored:
             moments.append(max(self._groups_until, self._retry_at))
+        if self._unwanted:
+            moments.append(self._retry_at)
         if not self._inbox.empty():
             moments.append(self._started_waiting + PATIENCE)
         if self._stopping:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from flask_litestack import Litestack
 from flask_litestack.jobs import Job, current_job
 from flask_litestack.jobs.batch import LARGEST, BatchSize
 from flask_litestack.jobs.worker import Worker
+from tests.conftest import Model, Post
 
 
 @contextmanager
@@ -96,6 +98,43 @@ def test_short_jobs_do_not_wait_for_slow_ones(app: Flask, litestack: Litestack) 
         finally:
             release.set()
         until(lambda: litestack.jobs.counts()["succeeded"] == 221)
+
+
+def test_what_cannot_be_put_back_now_is_put_back_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Jobs claimed ahead behind one that has the write lock for longer than we wait for it."""
+    release = threading.Event()
+    litestack = Litestack(metadata=Model.metadata)
+    app = Flask("shop")
+    app.config["LITESTACK_DATA_PATH"] = tmp_path / "data"
+    app.config["LITESTACK_BUSY_TIMEOUT"] = 0.1
+    litestack.init_app(app)
+
+    @litestack.task
+    def quick(n: int) -> None:
+        pass
+
+    @litestack.task
+    def slow() -> None:
+        litestack.db.session.add(Post(title="slow"))
+        litestack.db.session.flush()
+        release.wait(20)
+
+    with app.app_context():
+        litestack.db.create_all()
+        with working(app, litestack, threads=1):
+            for n in range(200):
+                quick.enqueue(n)
+            until(lambda: litestack.jobs.counts()["succeeded"] == 200)
+            litestack.jobs.enqueue_many([slow.call(), *(quick.call(n) for n in range(20))])
+            try:
+                until(lambda: "cannot claim or acknowledge jobs" in caplog.text)
+            finally:
+                release.set()
+            until(lambda: litestack.jobs.counts()["succeeded"] == 221)
+        litestack.db.close_session()
+        litestack.db.engine.dispose()
 
 
 @pytest.mark.usefixtures("context")

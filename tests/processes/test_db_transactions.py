@@ -182,13 +182,16 @@ def wait_for_the_lock(voice: Voice, data: Path) -> None:
 
 
 def test_those_who_wait_go_on_when_the_holder_is_killed(data: Path) -> None:
-    with members(1, write_and_stay, data) as [holder], members(3, wait_for_the_lock, data) as crowd:
-        holder.hear()
-        for member in crowd:
-            assert member.hear() == "waits"
-        crowd.pop().process.kill()  # one of those who wait goes away, too
-        os.kill(holder.pid, signal.SIGKILL)
-        assert [member.hear() for member in crowd] == ["done", "done"]
+    with members(1, write_and_stay, data) as [holder]:
+        assert holder.hear() == "written"
+        with members(3, wait_for_the_lock, data) as crowd:
+            for member in crowd:
+                assert member.hear() == "waits"
+            gone = crowd.pop()  # one of those who wait goes away, too
+            gone.process.kill()
+            gone.process.join()
+            os.kill(holder.pid, signal.SIGKILL)
+            assert [member.hear() for member in crowd] == ["done", "done"]
     assert views(data) == 2
 
 
