@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from .config import Settings
@@ -10,6 +12,7 @@ from .db import Database
 from .errors import BackupError
 from .sqlite import backup as sqlite_backup
 from .sqlite.backup import Manifest, Progress
+from .sqlite.health import Finding, Severity
 
 #: Left out: it may be deleted at any time, and after a restore it would be wrong.
 CACHE = "cache.sqlite3"
@@ -18,6 +21,9 @@ CACHE = "cache.sqlite3"
 LAST = "last_backup.json"
 
 SECRET_KEY = "secret_key"
+
+#: Seconds after which a backup is too old: a nightly one has failed.
+OLD = 48 * 3600.0
 
 
 def backup(
@@ -57,6 +63,27 @@ def last(folder: Path) -> dict[str, str] | None:
     except FileNotFoundError:
         return None
     return found
+
+
+def check(settings: Settings, database: Database) -> Iterator[Finding]:
+    """Look at the age of the last backup, where there is something to lose."""
+    if not _databases(settings, database):
+        return
+    if settings.litestream_url:
+        what = f"Litestream copies the database to {settings.litestream_url}."
+        yield Finding("backup", Severity.OK, what)
+        return
+    found = last(settings.data_path)
+    fix = "Run `flask litestack backup`, and every night a task that calls litestack.backup()."
+    if found is None:
+        yield Finding("backup", Severity.WARNING, "There has never been a backup.", fix)
+        return
+    age = (datetime.now(UTC) - datetime.fromisoformat(found["created_at"])).total_seconds()
+    what = f"The last backup is {age / 3600:.0f} hours old: {found['path']}."
+    if age > OLD:
+        yield Finding("backup", Severity.WARNING, what, fix)
+    else:
+        yield Finding("backup", Severity.OK, what)
 
 
 def _databases(settings: Settings, database: Database) -> list[Path]:

@@ -33,6 +33,13 @@ class Settings:
     guard: bool = True
     """Refuse to open() a live database file in this process, which would drop its locks."""
 
+    production_warning: bool = True
+    """Say in the log, when gunicorn starts, what is not fit for production."""
+
+    up_token: str | None = None
+    """What ``litestack.up()`` asks those for who want to see more than "up", with ``?verbose``.
+    None: nobody sees it."""
+
     one_machine: bool = True
     """Refuse to serve on a machine of Fly.io while another one serves the app: its volume is
     another one, with other data."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from flask import Flask
+from flask import Flask, Response
 from sqlalchemy import MetaData
 
-from . import backups, config
+from . import backups, config, up
 from .cable import Cable
 from .cache.cache import Cache
 from .config import Settings
@@ -105,6 +105,16 @@ class Litestack:
         settings = self._usable.current()
         path, _ = backups.backup(settings, self.db, destination, keep=keep, compress=compress)
         return path
+
+    def up(self) -> Response:
+        """Answer a host's check of the app, in a view: 200 if the database can be read, else 503.
+
+        With ``?verbose`` and the header ``Authorization: Bearer <LITESTACK_UP_TOKEN>`` it is
+        JSON that says what is degraded, too: ``{"status": "ok" or "degraded", "checks": [{"check",
+        "severity", "what", "fix"}, ...]}``, of the disk, the jobs and the last backup. None of
+        these makes it anything but 200: it would take the only server out of routing.
+        """
+        return up.answer(self)
 
     def _prepare(self, app: Flask) -> Settings:
         settings = self.settings

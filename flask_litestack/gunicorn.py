@@ -74,16 +74,20 @@ on_reload = on_starting
 
 
 def when_ready(server: Any) -> None:
-    """End, with exit code 1, beside another machine that serves the app from its own volume."""
+    """Say what is not fit for production; end beside another machine that serves the app."""
     app: Any = server.app.wsgi() if server.cfg.preload_app else None
     litestack = getattr(app, "extensions", {}).get("litestack")
     if litestack is None:
         return
     from .errors import MachineError
     from .machine import claim
+    from .production import urgent
 
     with app.app_context():
         settings = litestack.settings
+    if settings.production_warning:
+        for finding in urgent(app, settings, server.cfg):
+            server.log.warning("Not fit for production: %s Fix: %s", finding.what, finding.fix)
     try:
         claim(settings)
     except MachineError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -22,5 +22,14 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
         pytest.skip(f"NOT RUN: full disk ({error})")
     if done.returncode:
         pytest.skip(f"NOT RUN: full disk (it takes root to mount one: {done.stderr.strip()})")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(ballast: Path) -> None:
+    """Leave no room on the disk."""
+    with ballast.open("ab", buffering=0) as out, suppress(OSError):
+        while True:
+            out.write(bytes(4096))

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 RESERVE_SHARE = 4
 RESERVE = (64, 2048)
 
+#: What is reckoned with where the limit is "unlimited".
+UNLIMITED = 1_000_000
+
 
 def capacity(wanted: int | None) -> int:
     """Raise the soft limit of open files to the hard one; return how many clients fit below it.
@@ -25,6 +28,34 @@ def capacity(wanted: int | None) -> int:
     """
     if resource is None:
         return wanted or 400
+    limit = _raised_limit()
+    possible = room(limit, _open_files())
+    if wanted is not None and wanted > possible:
+        log.warning(
+            "LITESTACK_CABLE_MAX_CLIENTS = %d is more than the %d that the limit of %d open files "
+            "allows; raise it (ulimit -n).",
+            wanted,
+            possible,
+            limit,
+        )
+    return possible if wanted is None else min(wanted, possible)
+
+
+def room(limit: int, open_files: int = 0) -> int:
+    """Tell how many clients a process can have that may open so many files, and has so many."""
+    reserve = min(max(limit // RESERVE_SHARE, RESERVE[0]), RESERVE[1])
+    return max(0, limit - reserve - open_files)
+
+
+def open_files_limit() -> int | None:
+    """Return how many files this process may open; None where there is no such limit."""
+    if resource is None:
+        return None
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return UNLIMITED if hard == resource.RLIM_INFINITY else hard
+
+
+def _raised_limit() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -32,19 +63,7 @@ def capacity(wanted: int | None) -> int:
             soft = hard
         except (ValueError, OSError) as error:  # macOS: "unlimited" is more than it allows
             log.info("the limit of open files stays at %d: %s", soft, error)
-    if soft == resource.RLIM_INFINITY:
-        soft = 1_000_000
-    reserve = min(max(soft // RESERVE_SHARE, RESERVE[0]), RESERVE[1])
-    possible = max(0, soft - reserve - _open_files())
-    if wanted is not None and wanted > possible:
-        log.warning(
-            "LITESTACK_CABLE_MAX_CLIENTS = %d is more than the %d that the limit of %d open files "
-            "allows; raise it (ulimit -n).",
-            wanted,
-            possible,
-            soft,
-        )
-    return possible if wanted is None else min(wanted, possible)
+    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
 def _open_files() -> int:

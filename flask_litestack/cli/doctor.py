@@ -7,7 +7,9 @@ from dataclasses import asdict
 
 import click
 
+from .. import backups, production
 from ..extension import Litestack
+from ..perapp import current_flask
 from ..sqlite import health
 from ..sqlite.health import Finding, Severity
 from . import _reports
@@ -42,6 +44,8 @@ def _findings(litestack: Litestack) -> Iterator[Finding]:
     yield from folder
     if path.exists() and all(finding.severity is not Severity.ERROR for finding in folder):
         yield from _reports.findings(litestack)
+        yield from backups.check(litestack.settings, litestack.db)
+    yield from production.findings(current_flask(), litestack)
 
 
 def _print(finding: Finding) -> None:

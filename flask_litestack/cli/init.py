@@ -111,9 +111,7 @@ _DATA_PATH = "LITESTACK_DATA_PATH"
 UP = """\
     @app.get("/up")
     def up():
-        with litestack.db.engine.connect() as connection:
-            connection.exec_driver_sql("SELECT 1 FROM sqlite_schema")
-        return "up\\n\""""
+        return litestack.up()"""
 
 
 def _file_name(app: Flask) -> str:

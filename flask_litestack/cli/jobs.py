@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -12,14 +11,11 @@ import click
 
 from ..config import Settings
 from ..extension import Litestack
+from ..jobs.health import findings as findings
 from ..jobs.job import STATES, Job
 from ..jobs.queue import JobQueue
-from ..sqlite.health import Finding, Severity
 from ._app import with_litestack
 from ._output import json_option, show
-
-#: Seconds that a due job may wait before doctor asks who listens to its queue.
-LONG_WAIT = 60.0
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
@@ -199,47 +195,6 @@ def status(jobs: JobQueue, settings: Settings) -> dict[str, Any]:
             for cron in jobs.crons()
         ],
     }
-
-
-def findings(jobs: JobQueue, settings: Settings) -> Iterator[Finding]:
-    """Look for jobs that nobody runs, and for those that have failed."""
-    if not jobs.is_used():
-        return
-    workers = jobs.workers()
-    neglected = False
-    for queue in jobs.queues():
-        if queue.paused_at is not None or queue.oldest < LONG_WAIT:
-            continue
-        neglected = True
-        waits = f"{queue.queued} jobs of the queue {queue.name} wait, for {queue.oldest:.0f} s"
-        if not workers:
-            fix = "Start `flask litestack serve` or `flask litestack worker`."
-            yield Finding("jobs", Severity.WARNING, f"{waits}; no worker runs.", fix)
-        elif not any(queue.name in w.queues or "*" in w.queues for w in workers):
-            yield Finding(
-                "jobs",
-                Severity.WARNING,
-                f"{waits}; no worker listens to it.",
-                f"Start `flask litestack worker --queues {queue.name}`, or add it to "
-                "LITESTACK_JOBS_QUEUES.",
-            )
-        else:
-            yield Finding(
-                "jobs",
-                Severity.WARNING,
-                f"{waits}: the workers are too busy, or hang.",
-                "See what they run with `flask litestack status`.",
-            )
-    failed = jobs.counts()["failed"]
-    if failed:
-        yield Finding(
-            "jobs",
-            Severity.WARNING,
-            f"{failed} jobs have failed.",
-            "See `flask litestack jobs list --state failed`; then `jobs retry` or `jobs delete`.",
-        )
-    elif not neglected:
-        yield Finding("jobs", Severity.OK, "No job has failed or waits for long.")
 
 
 def _line(job: Job) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .. import backups
+from .. import backups, up
 from ..extension import Litestack
 from ..process.openfiles import processes_using
 from ..sqlite import driver, filesystem, health
@@ -30,6 +30,7 @@ def command(litestack: Litestack, as_json: bool) -> None:
             "files": _files(path),
             "processes": _processes(path),
             "backup": backups.last(path),
+            "degraded": up.degraded(litestack),
             **(_reports.status(litestack) if path.is_dir() else {}),
         },
         as_json,

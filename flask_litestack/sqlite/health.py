@@ -76,11 +76,49 @@ def check_folder(path: Path) -> Iterator[Finding]:
         yield Finding("data folder", Severity.ERROR, f"{message}.", fix)
     else:
         yield Finding("data folder", Severity.OK, what)
-    yield from _check_mount(path)
+    yield from check_mount(path)
     if os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK):
-        yield _check_space(path)
+        yield check_space(path)
         yield from _check_owners(path)
         yield from _check_deleted(path)
+
+
+def check_mount(path: Path) -> Iterator[Finding]:
+    """Look at the file system: whether it keeps what is written, with locks that work."""
+    mount = filesystem.mount_of(path)
+    if mount is None or filesystem.unsuitable(mount):
+        return  # the latter was an error of prepare() already
+    where = f"{path} lies on {mount.kind}, mounted at {mount.point}"
+    if mount.kind in FLEETING:
+        yield Finding(
+            "file system",
+            Severity.WARNING,
+            f"{where}, which {FLEETING[mount.kind]}.",
+            "Mount a volume, and set LITESTACK_DATA_PATH to a folder on it.",
+        )
+    elif mount.kind == "virtiofs" or mount.kind.startswith("fuse"):
+        yield Finding(
+            "file system",
+            Severity.WARNING,
+            f"{where}: whether SQLite's locks work there depends on the program behind it.",
+            "Use a folder on a local disk, and never open the files from the other side.",
+        )
+    else:
+        yield Finding("file system", Severity.OK, f"{where}.")
+
+
+def check_space(path: Path) -> Finding:
+    """Look at how much is free where the data folder is."""
+    free = shutil.disk_usage(path).free
+    used = sum(map(size, filesystem.database_files(path)))
+    what = f"{human(free)} free, for {human(used)} of databases"
+    if free < LITTLE_SPACE:
+        fix = "Extend the volume or delete something; writes fail when nothing is left."
+        return Finding("disk", Severity.ERROR, f"Only {what}.", fix)
+    if free < used:
+        fix = "Extend the volume: a backup or a VACUUM needs as much again."
+        return Finding("disk", Severity.WARNING, f"Only {what}.", fix)
+    return Finding("disk", Severity.OK, f"{what}.")
 
 
 def check_database(path: Path, connection: Connection, synchronous: str) -> Iterator[Finding]:
@@ -147,42 +185,6 @@ def _check_writer(connection: Connection) -> Finding:
         return Finding("write lock", Severity.ERROR, f"{message}.", fix)
     connection.rollback()
     return Finding("write lock", Severity.OK, "The write lock could be taken.")
-
-
-def _check_mount(path: Path) -> Iterator[Finding]:
-    mount = filesystem.mount_of(path)
-    if mount is None or filesystem.unsuitable(mount):
-        return  # the latter was an error of prepare() already
-    where = f"{path} lies on {mount.kind}, mounted at {mount.point}"
-    if mount.kind in FLEETING:
-        yield Finding(
-            "file system",
-            Severity.WARNING,
-            f"{where}, which {FLEETING[mount.kind]}.",
-            "Mount a volume, and set LITESTACK_DATA_PATH to a folder on it.",
-        )
-    elif mount.kind == "virtiofs" or mount.kind.startswith("fuse"):
-        yield Finding(
-            "file system",
-            Severity.WARNING,
-            f"{where}: whether SQLite's locks work there depends on the program behind it.",
-            "Use a folder on a local disk, and never open the files from the other side.",
-        )
-    else:
-        yield Finding("file system", Severity.OK, f"{where}.")
-
-
-def _check_space(path: Path) -> Finding:
-    free = shutil.disk_usage(path).free
-    used = sum(map(size, filesystem.database_files(path)))
-    what = f"{human(free)} free, for {human(used)} of databases"
-    if free < LITTLE_SPACE:
-        fix = "Extend the volume or delete something; writes fail when nothing is left."
-        return Finding("disk", Severity.ERROR, f"Only {what}.", fix)
-    if free < used:
-        fix = "Extend the volume: a backup or a VACUUM needs as much again."
-        return Finding("disk", Severity.WARNING, f"Only {what}.", fix)
-    return Finding("disk", Severity.OK, f"{what}.")
 
 
 def _check_owners(path: Path) -> Iterator[Finding]:

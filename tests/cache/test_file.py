@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from flask_litestack.cache import SQLiteCache, backend, file, store
 from flask_litestack.errors import LitestackError, LiveFileError
 from flask_litestack.sqlite import driver
-from tests.disks import small_disk
+from tests.disks import fill, small_disk
 
 from .clock import Clock
 
@@ -221,13 +220,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 4 MiB."""
     with small_disk(tmp_path, 4 << 20) as disk:
         yield disk
-
-
-def fill(ballast: Path) -> None:
-    """Leave no room on the disk."""
-    with ballast.open("ab", buffering=0) as out, suppress(OSError):
-        while True:
-            out.write(bytes(4096))
 
 
 def test_a_full_disk_is_a_miss_and_never_stale(disk: Path, clock: Clock) -> None:
