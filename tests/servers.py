@@ -70,12 +70,20 @@ class Server:
 
 @contextmanager
 def running(
-    command: Sequence[str], folder: Path, variables: Mapping[str, str] | None = None
+    command: Sequence[str],
+    folder: Path,
+    variables: Mapping[str, str] | None = None,
+    *,
+    port: int | None = None,
+    logs: Path | None = None,
 ) -> Iterator[Server]:
-    """Run a server in a folder with PORT set, until the block ends; wait for its first answer."""
-    port = free_port()
-    log = folder / f"server-{port}.log"
-    with log.open("wb") as output:
+    """Run a server in a folder with PORT set, until the block ends; wait for its first answer.
+
+    :param logs: the folder for what it prints; by default that in which it runs.
+    """
+    port = port or free_port()
+    log = (logs or folder) / f"server-{port}.log"
+    with log.open("ab") as output:
         process = subprocess.Popen(
             command,
             cwd=folder,
