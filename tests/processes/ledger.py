@@ -83,14 +83,16 @@ def create_app(data_path: Path | None = None) -> Flask:
 
 
 class Customers:
-    """Threads that order without a pause, and note what was acknowledged.
+    """Threads that order one thing after the other, and note what was acknowledged.
 
     :param threads: how many order at the same time.
     :param first: the number of the first order.
+    :param pause: the seconds of each between two orders.
     """
 
-    def __init__(self, port: int, threads: int = 4, first: int = 1) -> None:
+    def __init__(self, port: int, threads: int = 4, first: int = 1, pause: float = 0.0) -> None:
         self._port = port
+        self._pause = pause
         self._numbers = itertools.count(first)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._order) for _ in range(threads)]
@@ -123,6 +125,8 @@ class Customers:
                 self.taken.append(n)
             else:
                 self.refused.append(f"{status} {text}")
+            if self._pause:
+                time.sleep(self._pause)
 
 
 def post(port: int, path: str) -> tuple[int, str]:
