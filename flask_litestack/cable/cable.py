@@ -40,7 +40,6 @@ SWAPS = (
     "afterbegin",
     "beforeend",
     "afterend",
-    "delete",
 )
 
 _cables: weakref.WeakSet[Cable] = weakref.WeakSet()
@@ -112,16 +111,7 @@ class Cable:
         :raises CableError: if the data is larger than ``LITESTACK_CABLE_BUFFER``.
         :raises TypeError, ValueError: if the data cannot be JSON.
         """
-        state = self._states.current()
-        state.channels.match(name)
-        text = dumps(data)
-        limit = state.settings.cable_buffer
-        if len(text) * 2 > limit and (size := len(text.encode())) * 2 > limit:
-            raise CableError(
-                f"a message of {size} bytes for {name!r} is more than half of "
-                f"LITESTACK_CABLE_BUFFER = {limit}; send a link to it, or raise the setting."
-            )
-        self._database.after_commit(lambda: state.store.append(RowKind.MESSAGE, name, text))
+        self._append(RowKind.MESSAGE, name, data)
 
     def render(
         self,
@@ -139,13 +129,21 @@ class Cable:
         shows already does not appear twice.
 
         :param target: a CSS selector.
-        :param swap: where to put it: innerHTML, outerHTML, beforebegin, afterbegin, beforeend,
-            afterend, or delete, which removes the target.
+        :param swap: where to put it: innerHTML, outerHTML, beforebegin, afterbegin, beforeend or
+            afterend.
+        :raises ChannelError, CableError: as :meth:`broadcast`.
         """
         if swap not in SWAPS:
             raise ValueError(f"swap={swap!r} must be one of {', '.join(SWAPS)}.")
         html = render_template(template, **context)
-        self.broadcast(name, {"render": {"html": html, "target": target, "swap": swap}})
+        self._append(RowKind.RENDER, name, {"html": html, "target": target, "swap": swap})
+
+    def remove(self, name: str, target: str) -> None:
+        """Have cable.js remove elements from the subscribers' pages.
+
+        :param target: a CSS selector.
+        """
+        self._append(RowKind.RENDER, name, {"html": "", "target": target, "swap": "delete"})
 
     def disconnect(self, user: object) -> None:
         """Close all connections of a user, in all processes, e.g. at log-out.
@@ -245,6 +243,18 @@ class Cable:
             if hub is not None:
                 hub.stop()
             state.store.close()
+
+    def _append(self, kind: RowKind, name: str, data: object) -> None:
+        state = self._states.current()
+        state.channels.match(name)
+        text = dumps(data)
+        limit = state.settings.cable_buffer
+        if len(text) * 2 > limit and (size := len(text.encode())) * 2 > limit:
+            raise CableError(
+                f"a message of {size} bytes for {name!r} is more than half of "
+                f"LITESTACK_CABLE_BUFFER = {limit}; send a link to it, or raise the setting."
+            )
+        self._database.after_commit(lambda: state.store.append(kind, name, text))
 
     def _make_state(self, app: Flask) -> _State:
         settings = self._settings()

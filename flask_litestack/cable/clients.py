@@ -81,6 +81,14 @@ class Client:
         self.watched = 0
 
 
+#: The entries of the log that clients get, and the type of the protocol's message.
+_TYPES: dict[int, str] = {
+    RowKind.MESSAGE: "message",
+    RowKind.RENDER: "render",
+    RowKind.PRESENCE: "presence",
+}
+
+
 class Message:
     """A message on its way out, framed once for each kind of client."""
 
@@ -90,8 +98,7 @@ class Message:
         self.id = row.id
         self.channel = row.channel
         self.is_presence = row.kind == RowKind.PRESENCE
-        build = protocol.presence if self.is_presence else protocol.message
-        self.text = build(row.channel, row.id, row.data)
+        self.text = protocol.message(row.channel, row.id, row.data, _TYPES[row.kind])
         self._frames: list[bytes | None] = [None, None, None]
 
     def frame(self, kind: Kind) -> bytes:

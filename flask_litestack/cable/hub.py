@@ -705,7 +705,7 @@ class Hub:
         if replay is not None and not missed:
             replayed = replay.last_id
             for row in replay.rows:
-                self._send(client, protocol.message(row.channel, row.id, row.data), row.id)
+                self._send_bytes(client, Message(row).frame(client.kind))
         for message in held.messages:
             if message.id > replayed:
                 self._send_bytes(client, message.frame(client.kind))

@@ -75,18 +75,14 @@ def parse(text: str) -> Request:
     raise BadRequest("'type' must be subscribe, unsubscribe or send")
 
 
-def message(channel: str, message_id: int, data: str) -> bytes:
-    """Build a broadcast message; ``data`` is JSON already."""
-    return b'{"type":"message","channel":%b,"id":%d,"data":%b}' % (
-        _quoted(channel),
-        message_id,
-        data.encode(),
-    )
+def message(channel: str, message_id: int, data: str, kind: str = "message") -> bytes:
+    """Build what subscribers get; ``data`` is JSON already.
 
-
-def presence(channel: str, message_id: int, data: str) -> bytes:
-    """Build the news of who is on a channel; ``data`` is JSON already."""
-    return b'{"type":"presence","channel":%b,"id":%d,"data":%b}' % (
+    :param kind: "message", a broadcast; "render", HTML that the app has rendered for the page;
+        "presence", who is on the channel.
+    """
+    return b'{"type":"%b","channel":%b,"id":%d,"data":%b}' % (
+        kind.encode(),
         _quoted(channel),
         message_id,
         data.encode(),

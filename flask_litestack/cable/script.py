@@ -20,7 +20,8 @@ _PATH = Path(__file__).with_name("static") / "cable.js"
 def tag() -> Markup:
     """Return the script element; it needs no inline code, so ``script-src 'self'`` allows it."""
     source = url_for(ENDPOINT, version=_version())
-    silence = SILENCE * current_app.extensions["litestack"].settings.cable_ping_interval
+    interval = current_app.extensions["litestack"].settings.cable_ping_interval
+    silence = SILENCE * max(1.0, interval)  # as the hub does
     return Markup('<script src="{}" data-url="{}" data-silence="{:g}" defer></script>').format(
         source, url_for("litestack_cable"), silence
     )

@@ -82,6 +82,12 @@ class RowKind(IntEnum):
     DISCONNECT = 2
     START = 3
     """The first entry of a new log; its id is the highest that nobody can have missed."""
+    RENDER = 4
+    """A message with HTML for the page. Of a kind of its own, so that what clients have a channel
+    broadcast for them can never pass for it."""
+
+
+_TO_REPLAY = (int(RowKind.MESSAGE), int(RowKind.RENDER))
 
 
 class Row(NamedTuple):
@@ -206,8 +212,9 @@ class Store:
                 Row(*row)
                 for row in connection.execute(
                     "SELECT id, kind, channel, data FROM litestack_cable_messages "
-                    "WHERE id > ? AND id <= ? AND channel = ? AND kind = ? ORDER BY id LIMIT ?",
-                    (max(since, last - MAX_SCAN), last, channel, RowKind.MESSAGE, limit + 1),
+                    "WHERE id > ? AND id <= ? AND channel = ? AND kind IN (?, ?) "
+                    "ORDER BY id LIMIT ?",
+                    (max(since, last - MAX_SCAN), last, channel, *_TO_REPLAY, limit + 1),
                 )
             ]
             first, _ = self._bounds(connection)

@@ -206,9 +206,20 @@ def test_rendered_html_is_sent_with_its_place(site: Site, port: int, tmp_path: o
     with Client(port) as client, site.app.app_context():
         client.subscribe("posts/7")
         site.litestack.cable.render("posts/7", "comment.html", target="#comments", text="<b>")
-        assert client.read()["data"] == {
-            "render": {"html": "<li>&lt;b&gt;</li>", "target": "#comments", "swap": "beforeend"}
+        rendered = client.read()
+        assert rendered["type"] == "render"
+        assert rendered["data"] == {
+            "html": "<li>&lt;b&gt;</li>",
+            "target": "#comments",
+            "swap": "beforeend",
         }
+        site.litestack.cable.remove("posts/7", "#comment-3")
+        removed = client.read()
+        assert (removed["type"], removed["data"]["swap"]) == ("render", "delete")
+    with Client(port) as client:
+        client.subscribe("posts/7", rendered["id"] - 1)
+        assert [client.read(), client.read()] == [rendered, removed]
+    with site.app.app_context():
         with pytest.raises(ValueError, match="swap='inside' must be one of innerHTML"):
             site.litestack.cable.render("posts/7", "comment.html", target="#x", swap="inside")
 

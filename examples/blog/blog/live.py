@@ -31,5 +31,4 @@ def show_comment(comment: Comment) -> None:
 
 def remove_comment(comment: Comment) -> None:
     """Take a comment out of every window that shows its post."""
-    removal = {"html": "", "target": f"#comment-{comment.id}", "swap": "delete"}
-    readers.broadcast({"render": removal}, comment.post_id)
+    litestack.cable.remove(readers.name(comment.post_id), f"#comment-{comment.id}")

@@ -4,25 +4,29 @@
 //   <span hidden><b data-cable-count="posts/7"></b> readers online</span>
 //
 // subscribes as long as the element is in the page. Each element gets the events cable:subscribed,
-// cable:message, cable:presence, cable:missed, cable:rejected and cable:error, with detail
-// {channel, id, data, reason}; they bubble. A message {render: {html, target, swap}} is put into
-// the page unless the event's default is prevented. From a script:
+// cable:message, cable:render, cable:presence, cable:missed, cable:rejected and cable:error, with
+// detail {channel, id, data, reason}; they bubble. What the server has rendered is put into the
+// page unless the default of cable:render is prevented. From a script:
 //
 //   const subscription = cable.subscribe("posts/7", (data, id) => ..., {since, element});
 //   subscription.send({typing: true});
 //   subscription.unsubscribe();
 "use strict";
 (() => {
+  if (window.cable) return; // loaded twice
   const { url = "/cable", silence = "75" } = document.currentScript?.dataset ?? {};
   const SILENCE = Number(silence) * 1000; // the server speaks more often than this
   const LONGEST_WAIT = 30000;
   const TRIES = 3; // failed websockets in a row before an event stream is tried
+  const SIGNED_OUT = 4001;
 
-  const channels = new Map(); // name -> {subscriptions, active, presence}
+  const channels = new Map(); // name -> {subscriptions, asked, active, presence}
+  const unanswered = new Map(); // name -> requests to subscribe without an answer
   let connection = null;
   let isOpen = false;
   let everOpen = false;
-  let failures = 0;
+  let failures = 0; // connections in a row on which nothing could be subscribed to
+  let heardAt = 0;
   let retryTimer = 0;
   let silenceTimer = 0;
 
@@ -60,23 +64,33 @@
     const subscription = new Subscription(name, handler, options);
     const channel = channels.get(name);
     if (!channel) {
-      channels.set(name, { subscriptions: new Set([subscription]), active: false, presence: null });
-      request("subscribe", name, subscription.last);
+      const subscriptions = new Set([subscription]);
+      const fresh = { subscriptions, asked: null, active: false, presence: null };
+      channels.set(name, fresh);
+      ask(name, fresh);
       connect();
       return subscription;
     }
     const last = sinceOf(channel);
     channel.subscriptions.add(subscription);
-    if (subscription.last === null) {
-      subscription.last = last;
-    } else if (last !== null && subscription.last < last) {
+    if (channel.active) {
+      subscription.last ??= last;
       // It has missed what the others have: again from there. They ignore what they know.
-      channel.active = false;
-      request("unsubscribe", name);
-      request("subscribe", name, subscription.last);
-    }
+      if (subscription.last < last) askAgain(name, channel);
+    } // else when the answer comes
     if (channel.presence) subscription.emit("presence", channel.presence);
     return subscription;
+  }
+
+  function ask(name, channel) {
+    channel.active = false;
+    channel.asked = sinceOf(channel);
+    request("subscribe", name, channel.asked);
+  }
+
+  function askAgain(name, channel) {
+    request("unsubscribe", name);
+    ask(name, channel);
   }
 
   function sinceOf(channel) {
@@ -105,7 +119,7 @@
       if (socket !== connection) return;
       everOpen = true;
       opened();
-      for (const [name, channel] of channels) request("subscribe", name, sinceOf(channel));
+      for (const [name, channel] of channels) ask(name, channel);
     };
     socket.onmessage = (event) => socket === connection && receive(event.data);
     socket.onclose = (event) => socket === connection && closed(event.code);
@@ -113,13 +127,12 @@
 
   function connectEvents() {
     const target = new URL(url, location.href);
-    const sinces = [];
     for (const [name, channel] of channels) {
+      channel.asked = sinceOf(channel);
+      unanswered.set(name, 1);
       target.searchParams.append("channel", name);
-      sinces.push(sinceOf(channel));
+      target.searchParams.append("since", channel.asked ?? "");
     }
-    // One id for all of them: what a channel knows already, it ignores.
-    if (!sinces.includes(null)) target.searchParams.set("since", Math.min(...sinces));
     const source = new EventSource(target);
     connection = source;
     source.onopen = () => source === connection && opened();
@@ -133,37 +146,38 @@
 
   function opened() {
     isOpen = true;
-    failures = 0;
     heard();
     document.dispatchEvent(new CustomEvent("cable:open"));
   }
 
   function closed(code) {
     const wasOpen = isOpen;
-    connection = null;
-    isOpen = false;
-    clearTimeout(silenceTimer);
-    for (const channel of channels.values()) channel.active = false;
+    forget();
     if (wasOpen) document.dispatchEvent(new CustomEvent("cable:close", { detail: { code } }));
-    // At random, so that a restarted server does not get everybody at once.
-    const wait = Math.random() * Math.min(LONGEST_WAIT, 1000 * 2 ** failures);
+    // At random, so that a restarted server does not get everybody at once. Who was signed out
+    // gives the browser time to learn that it has another cookie.
+    const soonest = code === SIGNED_OUT ? 3000 : 0;
+    const wait = soonest + Math.random() * Math.min(LONGEST_WAIT, 1000 * 2 ** failures);
     failures += 1;
-    clearTimeout(retryTimer);
     retryTimer = setTimeout(connect, wait);
   }
 
   function disconnect() {
     const old = connection;
+    forget();
+    old?.close();
+  }
+
+  function forget() {
     connection = null;
     isOpen = false;
     clearTimeout(silenceTimer);
     clearTimeout(retryTimer);
+    unanswered.clear();
     for (const channel of channels.values()) channel.active = false;
-    old?.close();
   }
 
   function reconnect() {
-    if (isOpen) return;
     disconnect();
     failures = 0;
     connect();
@@ -178,15 +192,22 @@
       retryTimer = setTimeout(connect);
       return;
     }
+    if (type === "subscribe") unanswered.set(channel, (unanswered.get(channel) ?? 0) + 1);
     connection.send(JSON.stringify(since === null ? { type, channel } : { type, channel, since }));
   }
 
   function heard() {
+    heardAt = Date.now();
     clearTimeout(silenceTimer);
     silenceTimer = setTimeout(() => {
       disconnect();
       connect();
     }, SILENCE);
+  }
+
+  // The timers of a page that nobody looks at are late.
+  function isSilent() {
+    return !isOpen || Date.now() - heardAt > SILENCE;
   }
 
   // -- messages -----------------------------------------------------------------------------
@@ -198,7 +219,15 @@
       for (const channel of channels.values()) if (channel.active) advance(channel, message.id);
       return;
     }
-    const channel = channels.get(message.channel);
+    const name = message.channel;
+    if (message.type === "subscribed" || message.type === "rejected") {
+      const rest = (unanswered.get(name) ?? 1) - 1;
+      if (rest) unanswered.set(name, rest);
+      else unanswered.delete(name);
+    }
+    // What comes before the last answer is of a subscription that we have given up.
+    if (unanswered.has(name)) return;
+    const channel = channels.get(name);
     if (channel) handlers[message.type]?.(channel, message);
   }
 
@@ -210,23 +239,28 @@
 
   const handlers = {
     subscribed(channel, message) {
+      failures = 0;
       channel.active = true;
-      for (const subscription of channel.subscriptions) {
-        if (subscription.last === null) subscription.last = message.id;
-        subscription.emit("subscribed", message);
+      for (const subscription of channel.subscriptions) subscription.last ??= message.id;
+      const since = sinceOf(channel);
+      if (since < message.id && (channel.asked === null || since < channel.asked)) {
+        askAgain(message.channel, channel); // for one that came while we waited for the answer
+        return;
       }
+      emitAll(channel, message);
     },
     message(channel, message) {
-      let rendered = false;
-      for (const subscription of [...channel.subscriptions]) {
-        if (subscription.last !== null && message.id <= subscription.last) continue;
-        subscription.last = message.id;
+      for (const subscription of unknowing(channel, message.id)) {
         subscription.handler?.(message.data, message.id);
-        const wanted = subscription.emit("message", message);
-        if (wanted && !rendered && typeof message.data?.render?.html === "string") {
-          rendered = true; // once, however many elements are subscribed
-          render(message.data.render);
-        }
+        subscription.emit("message", message);
+      }
+    },
+    render(channel, message) {
+      let rendered = false;
+      for (const subscription of unknowing(channel, message.id)) {
+        if (!subscription.emit("render", message) || rendered) continue;
+        rendered = true; // once, however many elements are subscribed
+        render(message.data);
       }
     },
     presence(channel, message) {
@@ -235,8 +269,7 @@
       showCounts(message.channel, message.data.count);
     },
     missed(channel, message) {
-      for (const subscription of [...channel.subscriptions]) {
-        subscription.last = message.id;
+      for (const subscription of unknowing(channel, message.id)) {
         if (subscription.emit("missed", message)) refresh(subscription.element);
       }
     },
@@ -246,6 +279,13 @@
 
   function emitAll(channel, message) {
     for (const subscription of channel.subscriptions) subscription.emit(message.type, message);
+  }
+
+  // The subscriptions that do not know a message yet; now they do.
+  function unknowing(channel, id) {
+    const found = [...channel.subscriptions].filter((s) => s.last === null || s.last < id);
+    for (const subscription of found) subscription.last = id;
+    return found;
   }
 
   // -- the page -----------------------------------------------------------------------------
@@ -264,7 +304,7 @@
       else if (swap === "outerHTML") place.replaceWith(fragment);
       else insert(place, fragment, swap);
       for (const element of added) window.htmx?.process(element);
-      document.dispatchEvent(new CustomEvent("cable:render", { detail: { target, added } }));
+      document.dispatchEvent(new CustomEvent("cable:rendered", { detail: { target, added } }));
     }
   }
 
@@ -280,22 +320,33 @@
     else place.append(fragment);
   }
 
-  // Load the page once more and take the element from it, with the id to subscribe from.
+  const refreshing = new WeakSet();
+
+  // Load the page once more and take the element from it, with the id to subscribe from. All who
+  // were connected to a server that was away for long do so: not at once, and until it succeeds.
   async function refresh(element) {
-    if (!element.id) return;
-    const response = await fetch(location.href, { headers: { Accept: "text/html" } });
-    if (!response.ok) return;
-    const page = new DOMParser().parseFromString(await response.text(), "text/html");
-    const fresh = page.getElementById(element.id);
-    if (fresh && element.isConnected) {
-      element.replaceWith(document.importNode(fresh, true));
-      window.htmx?.process(document.getElementById(element.id));
+    if (!element.id || refreshing.has(element)) return;
+    refreshing.add(element);
+    for (let wait = 2000; element.isConnected; wait = Math.min(LONGEST_WAIT, 2 * wait)) {
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * wait));
+      const fresh = await load(element.id).catch(() => null);
+      if (!fresh || !element.isConnected) continue;
+      element.replaceWith(fresh);
+      window.htmx?.process(fresh);
     }
+  }
+
+  async function load(id) {
+    const response = await fetch(location.href, { headers: { Accept: "text/html" } });
+    if (!response.ok) return null;
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    const found = page.getElementById(id);
+    return found && document.importNode(found, true);
   }
 
   function showCounts(name, count) {
     for (const element of document.querySelectorAll("[data-cable-count]")) {
-      if (element.dataset.cableCount !== name) continue;
+      if (element.dataset.cableCount !== name || element.textContent === `${count}`) continue;
       element.textContent = count;
       const hidden = element.closest("[hidden]");
       if (hidden) hidden.hidden = false;
@@ -306,28 +357,34 @@
 
   function look() {
     for (const [element, subscription] of inPage) {
-      if (!element.isConnected) {
-        inPage.delete(element);
-        subscription.unsubscribe();
-      }
+      if (element.isConnected && element.dataset.cable === subscription.channel) continue;
+      inPage.delete(element);
+      subscription.unsubscribe();
     }
     for (const element of document.querySelectorAll("[data-cable]")) {
       if (inPage.has(element)) continue;
       const since = element.dataset.cableSince ?? null;
       inPage.set(element, subscribe(element.dataset.cable, null, { since, element }));
     }
+    for (const [name, { presence }] of channels) if (presence) showCounts(name, presence.data.count);
   }
 
   function start() {
     look();
-    new MutationObserver(look).observe(document.documentElement, { childList: true, subtree: true });
+    new MutationObserver(look).observe(document.documentElement, {
+      childList: true,
+      subtree: true,
+      attributeFilter: ["data-cable"],
+    });
   }
 
   window.cable = { subscribe };
   window.addEventListener("online", reconnect);
   window.addEventListener("pageshow", (event) => event.persisted && reconnect());
   window.addEventListener("pagehide", disconnect); // so that the page may be cached
-  document.addEventListener("visibilitychange", () => document.hidden || reconnect());
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && isSilent()) reconnect();
+  });
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();
 })();
