@@ -141,9 +141,9 @@ def _checked(key: str, value: Any, kind: Any) -> Any:
             raise ConfigError(f"{key} = {value!r} must be the path of a folder.")
         return Path(value)
     if typing.get_origin(kind) is tuple:
-        items = value.split() if isinstance(value, str) else value
+        items = value.replace(",", " ").split() if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)) or not all(isinstance(i, str) for i in items):
-            raise ConfigError(f"{key} = {value!r} must be strings: a list, or one with spaces.")
+            raise ConfigError(f"{key} = {value!r} must be strings: a list, or one with commas.")
         return tuple(items)
     options = typing.get_args(kind) or (kind,)
     if value is None and type(None) in options:

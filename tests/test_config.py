@@ -54,6 +54,13 @@ def test_an_integer_is_a_time_too() -> None:
     assert loaded(LITESTACK_BUSY_TIMEOUT=3).busy_timeout == 3.0
 
 
+@pytest.mark.parametrize(
+    "value", ["mail,default", "mail, default", "mail default", ["mail", "default"]]
+)
+def test_several_names_are_a_list_or_separated(value: Any) -> None:
+    assert loaded(LITESTACK_JOBS_QUEUES=value).jobs_queues == ("mail", "default")
+
+
 def test_a_relative_path_is_taken_from_the_root_path() -> None:
     assert loaded(LITESTACK_DATA_PATH="data").data_path == Path("/app/data")
 

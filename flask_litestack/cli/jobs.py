@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -109,27 +110,33 @@ def cancel(litestack: Litestack, job_id: int, as_json: bool) -> None:
 
 @command.command()
 @click.argument("job_id", type=int)
+@json_option
 @with_litestack
-def delete(litestack: Litestack, job_id: int) -> None:
+def delete(litestack: Litestack, job_id: int, as_json: bool) -> None:
     """Delete a job that is not running."""
     litestack.jobs.delete(job_id)
+    show({"deleted": job_id}, as_json)
 
 
 @command.command()
 @click.argument("queue")
+@json_option
 @with_litestack
-def pause(litestack: Litestack, queue: str) -> None:
+def pause(litestack: Litestack, queue: str, as_json: bool) -> None:
     """Keep the jobs of a queue from being started."""
     litestack.jobs.pause(queue)
+    show({"paused": queue}, as_json)
 
 
 @command.command()
 @click.argument("queue")
+@json_option
 @with_litestack
-def resume(litestack: Litestack, queue: str) -> None:
+def resume(litestack: Litestack, queue: str, as_json: bool) -> None:
     """Let the jobs of a paused queue be started again."""
     if not litestack.jobs.resume(queue):
         raise click.ClickException(f"the queue {queue} is not paused.")
+    show({"resumed": queue}, as_json)
 
 
 @command.command()
@@ -213,7 +220,8 @@ def _line(job: Job) -> dict[str, Any]:
 def _details(job: Job) -> dict[str, Any]:
     details = _plain(asdict(job))
     del details["new"]
-    details["arguments"] = json.loads(job.arguments)
+    with suppress(ValueError):  # a job whose arguments are damaged is one to be looked at
+        details["arguments"] = json.loads(job.arguments)
     return details
 
 

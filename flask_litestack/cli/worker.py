@@ -11,9 +11,8 @@ import click
 from flask import Flask
 
 from ..extension import Litestack
-from ..jobs.process import leave, run_worker
+from ..jobs.process import handle_stop, leave, run_worker
 from ..jobs.supervisor import Supervisor
-from ..jobs.task import check_queue
 from ..jobs.worker import Progress, Worker
 from ..perapp import current_flask
 from ._app import with_litestack
@@ -37,9 +36,6 @@ def command(
     app = current_flask()
     settings = litestack.settings
     names = settings.jobs_queues if queues is None else tuple(queues.split(","))
-    for name in names:
-        if name != "*":
-            check_queue(name)
     count = threads or settings.jobs_threads
     if not logging.getLogger().handlers:
         logging.basicConfig(
@@ -54,8 +50,10 @@ def command(
             queues=names,
             threads=count,
             has_parent=has_parent,
+            drain=drain,
         ),
         processes,
+        drain=drain,
     )
     sys.exit(supervisor.run())
 
@@ -65,8 +63,7 @@ def _drain(app: Flask, litestack: Litestack, queues: tuple[str, ...], threads: i
     worker = Worker(
         app, litestack.jobs, queues=queues, threads=threads, drain=True, tick=bar.update
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
+    handle_stop(worker, signal.SIGTERM, signal.SIGINT)
     worker.run()
     bar.end(worker.progress)
     code = 1 if worker.progress.failed else 0
@@ -83,16 +80,20 @@ class _Bar:
         self._is_shown = sys.stderr.isatty()
         self._began = time.monotonic()
         self._next = 0.0
-        self._left = 0
+        self._next_count = 0.0
+        self._total = 0
 
     def update(self, progress: Progress) -> None:
         now = time.monotonic()
         if not self._is_shown or now < self._next:
             return
         self._next = now + 0.2
-        counts = self._litestack.jobs.counts()
-        left = counts["queued"] + counts["running"]
         done = progress.succeeded + progress.failed
+        if now >= self._next_count:  # seldom, because it reads all jobs that are kept
+            counts = self._litestack.jobs.counts()
+            self._total = done + counts["queued"] + counts["running"]
+            self._next_count = now + 2.0
+        left = max(0, self._total - done)
         rate = done / max(now - self._began, 1e-6)
         share = done / max(done + left, 1)
         bar = "#" * int(share * 30)

@@ -93,6 +93,11 @@ def read(run_path: Path, name: str) -> Notes | None:
     return Notes(about, entries)
 
 
+def names(run_path: Path) -> list[str]:
+    """Return the names of all boards, those of dead workers included."""
+    return [file.removesuffix(_SUFFIX) for file in os.listdir(run_path) if file.endswith(_SUFFIX)]
+
+
 def remove(run_path: Path, name: str) -> None:
     """Remove the board of a worker, if there is one."""
     with suppress(FileNotFoundError):

@@ -16,8 +16,9 @@ CLOCK_TOLERANCE = 2 * 24 * 3600.0
 class Schedule:
     """A cron expression in a time zone. Moments are seconds since the epoch.
 
-    A daily time that daylight saving skips falls on the moment after the gap, and one that it
-    repeats comes once, as in Debian's cron; the zone's rules are applied by cronsim.
+    A fixed time that daylight saving skips falls on the moment after the gap, and one that it
+    repeats comes once, as in Debian's cron; the zone's rules are applied by cronsim. What comes
+    every so many minutes goes on through both.
 
     :param expression: five fields (minute, hour, day of month, month, day of week), or six with
         the second in front.
@@ -41,13 +42,14 @@ class Schedule:
 
     def after(self, moment: float) -> float:
         """Return the first slot after a moment."""
-        return next(CronSim(self.expression, self._local(moment))).timestamp()
+        # In the second pass of an hour that is repeated, cronsim begins with slots of the first.
+        slots = (slot.timestamp() for slot in CronSim(self.expression, self._local(moment)))
+        return next(slot for slot in slots if slot > moment)
 
     def latest(self, moment: float) -> float:
         """Return the last slot at or before a moment."""
-        slots = CronSim(self.expression, self._local(moment + 1), reverse=True)
-        slot = next(slots).timestamp()
-        return slot if slot <= moment else next(slots).timestamp()
+        backwards = CronSim(self.expression, self._local(moment + 1), reverse=True)
+        return next(slot for slot in (s.timestamp() for s in backwards) if slot <= moment)
 
     def due(self, done: float, now: float) -> float | None:
         """Return the slot to enqueue now, or None.

@@ -17,7 +17,7 @@ from weakref import WeakSet
 from flask import Flask
 from gunicorn.workers.gthread import ThreadWorker
 
-from .process import leave, quicken
+from .process import is_of_another, leave, quicken
 from .worker import Progress, Worker
 
 #: Seconds before gunicorn's own SIGKILL by which running jobs must have been put back.
@@ -73,6 +73,7 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
         litestack = app.extensions["litestack"]
         with app.app_context():
             settings = litestack.settings
+        self._own_pid = os.getpid()
         self._grace = min(settings.jobs_grace, max(0.0, self.cfg.graceful_timeout - MARGIN))
         self._jobs = Worker(
             app,
@@ -94,6 +95,8 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
         if self._jobs is None:
             super().handle_exit(sig, frame)
             return
+        if is_of_another(self._own_pid, sig):
+            return
         self._jobs.stop(self._grace if self.alive else 1.0)
         self.alive = False
 
@@ -101,6 +104,8 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
         """SIGQUIT and SIGINT: put back what runs."""
         if self._jobs is None:
             super().handle_quit(sig, frame)
+            return
+        if is_of_another(self._own_pid, sig):
             return
         self.alive = False
         self._jobs.stop(0.5)

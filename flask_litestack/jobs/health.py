@@ -11,14 +11,17 @@ from .queue import JobQueue, QueueStatus, WorkerStatus
 #: Seconds that a due job may wait before we ask who listens to its queue.
 LONG_WAIT = 60.0
 
+_IDLE = "No worker runs: jobs wait, and cron tasks are not queued."
 _START = "Start `flask litestack serve` or `flask litestack worker`."
 
 
 def findings(jobs: JobQueue, settings: Settings) -> Iterator[Finding]:
     """Look for jobs that nobody runs, and for those that have failed."""
-    if not jobs.is_used():
-        return
     workers = jobs.workers()
+    if not jobs.is_used():
+        if jobs.schedules() and not workers:
+            yield Finding("jobs", Severity.WARNING, _IDLE, _START)
+        return
     counts = jobs.counts()
     neglected = [
         _neglected(queue, workers)
@@ -28,8 +31,7 @@ def findings(jobs: JobQueue, settings: Settings) -> Iterator[Finding]:
     yield from neglected
     idle = not workers and bool(counts["queued"] or jobs.crons())
     if idle and not neglected:
-        what = "No worker runs: jobs wait, and cron tasks are not queued."
-        yield Finding("jobs", Severity.WARNING, what, _START)
+        yield Finding("jobs", Severity.WARNING, _IDLE, _START)
     if counts["failed"]:
         yield Finding(
             "jobs",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from ..errors import LitestackError
 from .process import leave
-from .worker import EXIT_REPLACE
+from .worker import EXIT_JOBS_FAILED, EXIT_REPLACE
 
 log = logging.getLogger("flask_litestack.jobs")
 
@@ -34,11 +34,14 @@ class Supervisor:
     This process has no threads and opens no database: it can be forked at any time.
 
     :param start: runs in each child.
+    :param drain: a child that ends because there are no more jobs is not replaced; the exit code
+        is 1 if jobs have failed.
     """
 
-    def __init__(self, start: Start, processes: int) -> None:
+    def __init__(self, start: Start, processes: int, *, drain: bool = False) -> None:
         self._start = start
         self._processes = processes
+        self._drain = drain
         self._children: dict[int, float] = {}
         self._crashes = 0
         self._stopping = False
@@ -63,6 +66,8 @@ class Supervisor:
             return 1
         if self._stopping:
             return 0
+        if self._drain and code in (0, EXIT_JOBS_FAILED):
+            return int(code == EXIT_JOBS_FAILED)
         if code not in (0, EXIT_REPLACE):
             how = f"exited with {code}" if code > 0 else f"was killed by signal {-code}"
             log.error("worker process %d %s; starting another", pid, how)

@@ -30,11 +30,12 @@ from ..sqlite import driver
 from . import board
 from .batch import BatchSize
 from .board import Board
-from .claims import Claim, Claims, Outcome, Retention
+from .claims import ANY_QUEUE, Claim, Claims, Outcome, Retention
 from .current import CurrentJob
 from .peers import Peers
 from .queue import CONTROL, JOBS, WORKER, JobQueue
 from .runner import Runner, watching_commits
+from .task import check_queue
 from .timetable import Timetable
 
 log = logging.getLogger("flask_litestack.jobs")
@@ -59,11 +60,17 @@ SPARE = 32
 RETRY_FIRST = 0.05
 RETRY_LONGEST = 2.0
 
+#: What a worker wakes the others with that was woken in vain.
+PASSED_ON = b"\1"
+
 #: Seconds between two runs of PRAGMA optimize.
 OPTIMIZE = 3600.0
 
 #: The exit code that asks for another process in the place of this one.
 EXIT_REPLACE = 75
+
+#: The exit code of a process that has drained the queues, when some jobs have failed.
+EXIT_JOBS_FAILED = 4
 
 _now = time.monotonic
 
@@ -85,6 +92,7 @@ class Worker:
     :param supervised: somebody starts another process when this one ends, so it may end to get
         rid of a job that does not stop.
     :param tick: called by the dispatcher whenever it wakes up.
+    :raises ConfigError: for a name that no queue can have.
     """
 
     def __init__(
@@ -100,11 +108,16 @@ class Worker:
     ) -> None:
         self._app = app
         self._jobs = jobs
+        for queue in queues:
+            if queue != ANY_QUEUE:
+                check_queue(queue)
         self._queues = tuple(queues)
         self._threads = max(1, threads)
         self._drain = drain
         self._supervised = supervised
         self._tick = tick
+        with app.app_context():
+            self._settings = app.extensions["litestack"].settings
         self._bell = Bell()
         self._stopping = False
         self._deadline = math.inf  # of the grace time
@@ -116,7 +129,7 @@ class Worker:
         in a signal handler.
         """
         if grace is None:
-            grace = 1.0 if self._stopping else self._grace
+            grace = 1.0 if self._stopping else self._settings.jobs_grace
         self._deadline = min(self._deadline, _now() + grace)
         self._stopping = True
         self._bell.ring()
@@ -149,10 +162,9 @@ class Worker:
     # -- beginning and end --------------------------------------------------------------------
 
     def _open(self) -> None:
-        settings = self._app.extensions["litestack"].settings
+        settings = self._settings
         run_path = self._run_path = self._jobs.run_path
         retention = Retention(settings.jobs_keep_succeeded, settings.jobs_keep_failed)
-        self._grace = settings.jobs_grace
         self._connection = self._jobs.connect()
         self._control = Mailbox(run_path, CONTROL)
         self._mailbox = Mailbox(run_path, JOBS)
@@ -182,6 +194,7 @@ class Worker:
         self._must_look = True
         self._is_uncertain = False
         self._is_hidden = False
+        self._has_hint = False  # somebody woke this process, and counts on its finding a job
         self._low = 0
         self._listens = False
         self._groups_until = -math.inf
@@ -317,7 +330,14 @@ class Worker:
         """Look whether there is something to do, without the lock."""
         self._next_due = self._due_in_table()
         self._hungry = self._claims.has_queued(self._queues)
+        self._heed_hint(self._hungry)
         self._must_look = False
+
+    def _heed_hint(self, found: bool) -> None:
+        """Wake the others if we were woken in vain: the job may be of a queue of theirs."""
+        if self._has_hint and not found and ANY_QUEUE not in self._queues:
+            wake(self._run_path, JOBS, besides=self._mailbox, note=PASSED_ON)
+        self._has_hint = False
 
     def _transact(self, room: int, clock: float, promotes: bool, cron: bool) -> None:
         claims = self._claims
@@ -354,6 +374,8 @@ class Worker:
         self._forget([*ended, *back])
         if room or back:
             self._hungry = len(new) >= room or bool(back)
+        if room:
+            self._heed_hint(bool(new))
         self._show_hunger()
         if added > len(new):
             self._hungry = True
@@ -505,7 +527,7 @@ class Worker:
         self._lost_threads += 1
         log.error("job %d %s does not stop at its timeout", active.claim.id, active.claim.task)
         if self._supervised:
-            self._deadline = min(self._deadline, _now() + self._grace)
+            self._deadline = min(self._deadline, _now() + self._settings.jobs_grace)
             return
         free = [i for i, other in enumerate(self._active) if other is None and i >= self._threads]
         if free:
@@ -566,8 +588,12 @@ class Worker:
 
     def _recover(self) -> None:
         """Queue the jobs of workers that have died again."""
-        for name in self._claims.workers():
+        with_jobs = self._claims.workers()
+        for name in {*with_jobs, *board.names(self._run_path)}:
             if name == self._life.name or is_alive(self._run_path, name):
+                continue
+            if name not in with_jobs:
+                board.remove(self._run_path, name)  # it was killed while it had nothing to do
                 continue
             notes = board.read(self._run_path, name)
             self._claims.begin()
@@ -648,7 +674,7 @@ class Worker:
         if self._bell.fileno() in ready:
             self._bell.quiet()
         if mailbox in ready:
-            self._mailbox.drain()
+            self._has_hint = any(note != PASSED_ON for note in self._mailbox.drain())
             self._hungry = True
         if control in ready:
             self._control.drain()

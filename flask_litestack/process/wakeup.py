@@ -76,11 +76,16 @@ class Mailbox:
         self.drain()
         return bool(ready)
 
-    def drain(self) -> None:
-        """Forget the wake-ups so far; call it before looking for work, never after."""
+    def drain(self) -> list[bytes]:
+        """Take the wake-ups so far, and return the beginning of the note that came with each.
+
+        Call it before looking for work, never after.
+        """
+        notes = []
         with suppress(BlockingIOError):
-            while self._socket.recv(64):
-                pass
+            while note := self._socket.recv(64):
+                notes.append(note)
+        return notes
 
     def hide(self) -> None:
         """Stop being woken, cheaply: for a process that is busy and will look by itself."""

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from flask_litestack.sqlite import driver
 
 from .commands import as_json, flask, litestack
 
@@ -45,6 +48,7 @@ def folder(tmp_path: Path) -> Path:
 def test_before_the_first_job(folder: Path) -> None:
     assert as_json(litestack(folder, "jobs", "list", "--json")) == []
     assert as_json(litestack(folder, "status", "--json")).get("jobs", {}) in ({}, {"jobs": 0})
+    assert "cron tasks are not queued" in str(as_json(litestack(folder, "doctor", "--json")))
     assert not (folder / "data" / "data.sqlite3").exists()
 
 
@@ -69,7 +73,7 @@ def test_from_enqueue_to_retry(folder: Path) -> None:
     retried = as_json(litestack(folder, "jobs", "retry", "--all", "--json"))
     assert retried["retried"] == 1
     assert as_json(litestack(folder, "jobs", "cancel", "2", "--json"))["state"] == "cancelled"
-    assert litestack(folder, "jobs", "delete", "2").returncode == 0
+    assert as_json(litestack(folder, "jobs", "delete", "2", "--json")) == {"deleted": 2}
     pruned = as_json(litestack(folder, "jobs", "prune", "--older-than", "0s", "--json"))
     assert pruned == {"deleted": 1}
     assert as_json(litestack(folder, "jobs", "list", "--json")) == []
@@ -77,14 +81,26 @@ def test_from_enqueue_to_retry(folder: Path) -> None:
 
 def test_pause_and_resume(folder: Path) -> None:
     flask(folder, "put")
-    assert litestack(folder, "jobs", "pause", "default").returncode == 0
+    assert "No worker runs" in str(as_json(litestack(folder, "doctor", "--json")))
+    assert as_json(litestack(folder, "jobs", "pause", "default", "--json")) == {"paused": "default"}
     status = as_json(litestack(folder, "status", "--json"))["jobs"]
     assert status["queues"][0]["paused"] is True
     assert "0 jobs succeeded" in litestack(folder, "worker", "--drain").stderr
-    assert litestack(folder, "jobs", "resume", "default").returncode == 0
+    assert as_json(litestack(folder, "jobs", "resume", "default", "--json")) == {
+        "resumed": "default"
+    }
     again = litestack(folder, "jobs", "resume", "default")
     assert again.returncode == 1
     assert "is not paused" in again.stderr
+
+
+def test_a_job_whose_arguments_are_damaged_can_be_looked_at_and_cancelled(folder: Path) -> None:
+    flask(folder, "put")
+    with closing(driver.module.connect(folder / "data" / "data.sqlite3")) as connection:
+        connection.execute("UPDATE litestack_jobs SET arguments = '[[' WHERE id = 1")
+        connection.commit()
+    assert as_json(litestack(folder, "jobs", "show", "1", "--json"))["arguments"] == "[["
+    assert as_json(litestack(folder, "jobs", "cancel", "1", "--json"))["state"] == "cancelled"
 
 
 def test_wrong_usage_and_missing_jobs(folder: Path) -> None:

@@ -82,6 +82,19 @@ def test_latest_and_after_enclose_every_moment(expression: str, moment: float) -
     assert schedule.after(latest) == schedule.after(moment)
 
 
+@pytest.mark.parametrize(
+    "expression", ["30 2 * * *", "0,30 1,2 * * *", "15 1-3 * * *", "*/20 2 * * *"]
+)
+@pytest.mark.parametrize("change", ["2026-03-29T03:00", "2026-10-25T02:00"])
+@given(seconds=st.floats(-3 * 3600, 3 * 3600))
+def test_after_is_later_and_latest_is_earlier_where_the_clocks_change(
+    expression: str, change: str, seconds: float
+) -> None:
+    schedule = Schedule(expression, BERLIN)
+    moment = at(change) + seconds
+    assert schedule.latest(moment) <= moment < schedule.after(moment)
+
+
 @pytest.mark.parametrize("expression", ["", "every day", "61 * * * *", "* * *", "0 0 31 2 *"])
 def test_what_is_not_a_cron_expression_is_refused(expression: str) -> None:
     with pytest.raises(ConfigError, match="cron = "):

@@ -101,6 +101,18 @@ def fork_a_child(n: int) -> None:
 
 
 @litestack.task
+def terminate_a_child(n: int) -> None:
+    """Fork a child that SIGTERM ends, as multiprocessing does."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    os.kill(child, signal.SIGTERM)
+    _, status = os.waitpid(child, 0)
+    note(os.waitstatus_to_exitcode(status))
+
+
+@litestack.task
 def wait_for(n: int, seconds: float) -> None:
     note(n)
     litestack.settings.data_path.joinpath(f"waiting-{n}").touch()
@@ -132,6 +144,11 @@ def parent(count: int) -> None:
         insert.enqueue(n)
         if first and n == count // 2:
             die()
+
+
+@litestack.task(retries=0)
+def fail(n: int) -> None:
+    raise RuntimeError(n)
 
 
 @litestack.task(retries=0)

@@ -186,6 +186,40 @@ def test_drain_ends_when_nothing_is_left(box: Box) -> None:
     assert "50 jobs succeeded, 0 failed" in box.output()
 
 
+def test_several_processes_drain_together(box: Box) -> None:
+    litestack.jobs.enqueue_many(jobs_app.insert.call(n) for n in range(50))
+    assert box.start("--drain", "--processes", "2", wait=0).wait(30) == 0
+    assert sorted(box.rows()) == list(range(50))
+    jobs_app.fail.enqueue(1)
+    assert box.start("--drain", "--processes", "2", wait=0).wait(30) == 1
+
+
+def test_a_job_finds_the_only_worker_of_its_queue_at_once(box: Box) -> None:
+    for queue in ("mail", "a", "b", "c"):
+        box.start("--queues", queue)
+    late = []
+    for n in range(10):
+        job = jobs_app.insert.using(queue="mail").enqueue(n)
+        began = time.monotonic()
+        wait_until(lambda job=job: get(job).state == "succeeded", "it is done", 10)  # type: ignore[misc]
+        late.append(time.monotonic() - began)
+    assert max(late) < 3  # less than a sweep
+
+
+def test_a_process_that_a_job_forks_can_be_terminated(box: Box) -> None:
+    box.start()
+    jobs_app.terminate_a_child.enqueue(1)
+    box.wait_until_done(20)
+    assert box.rows() == [-signal.SIGTERM]
+
+
+def test_what_a_worker_leaves_that_was_killed_with_nothing_to_do_is_removed(box: Box) -> None:
+    box.start()
+    (name,) = (box.folder / "run").glob("*.work")
+    box.kill_worker()
+    wait_until(lambda: not name.exists(), "the next one has removed it")
+
+
 def test_an_unusable_database_ends_the_command_with_a_reason(box: Box) -> None:
     connection = litestack.jobs.connect()
     connection.execute("UPDATE litestack_schema SET version = 99, readable_from = 99")
