@@ -13,10 +13,10 @@ against FIFO, LRU and SIEVE by benchmarks/cache_hit_rate.py.
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from ..process.mapped import map_file
 
 #: The table has a byte for each so many bytes of the cache. Several times as many as entries:
 #: an entry that shares its byte with a popular one stays although nobody reads it.
@@ -48,13 +48,7 @@ class Recency:
 
     def __init__(self, path: Path, size: int, boot: str) -> None:
         slots = 1 << max(12, (size // BYTES_PER_SLOT - 1).bit_length())
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            # Real blocks, not a hole: storing into a hole on a full disk would be a SIGBUS.
-            _allocate(fd, HEAD + slots)
-            self.table = mmap.mmap(fd, HEAD + slots)
-        finally:
-            os.close(fd)
+        self.table = map_file(path, HEAD + slots)
         self.mask = slots - 1
         self._written = memoryview(self.table).cast("Q")
         self._tick_bytes = max(1, size // TICKS)
@@ -106,13 +100,3 @@ class Recency:
         """Unmap the table."""
         self._written.release()
         self.table.close()
-
-
-def _allocate(fd: int, size: int) -> None:
-    have = os.fstat(fd).st_size
-    if have >= size:
-        return
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size)
-    else:
-        os.pwrite(fd, bytes(size - have), have)

@@ -8,7 +8,6 @@ knows which of them were running, and may be what killed it, and which had only 
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import struct
 from collections.abc import Mapping
@@ -16,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ..process.mapped import map_file
 
 _SUFFIX = ".work"
 _HEADER = 2048
@@ -45,6 +46,7 @@ class Board:
     :param name: of the process's life.
     :param slots: how many jobs may run at a time.
     :param about: what ``status`` says of the worker; JSON.
+    :raises OSError: if the disk is full.
     """
 
     def __init__(self, run_path: Path, name: str, slots: int, about: Mapping[str, Any]) -> None:
@@ -52,12 +54,11 @@ class Board:
         text = json.dumps(about).encode()
         if len(text) > _HEADER:
             text = b"{}"
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(fd, _HEADER + slots * _SLOT.size)
-            self._bytes = mmap.mmap(fd, 0)
-        finally:
-            os.close(fd)
+            self._bytes = map_file(self._path, _HEADER + slots * _SLOT.size)
+        except OSError:
+            remove(run_path, name)
+            raise
         self._bytes[: len(text)] = text
 
     def begin(self, slot: int, job_id: int, now: float) -> None:

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from flask import Flask
@@ -25,6 +26,7 @@ from flask import Flask
 from ..errors import JobTimeout, LockError
 from ..process.bell import Bell
 from ..process.liveness import Life, is_alive
+from ..process.mapped import NO_ROOM
 from ..process.wakeup import Mailbox, wake
 from ..sqlite import driver
 from . import board
@@ -170,12 +172,6 @@ class Worker:
         self._mailbox = Mailbox(run_path, JOBS)
         slots = self._threads + SPARE
         self._life = Life(run_path, WORKER)
-        about = {
-            "queues": self._queues,
-            "threads": self._threads,
-            "started_at": self._jobs.now(),
-        }
-        self._board = Board(run_path, self._life.name, slots, about)
         self._claims = Claims(self._connection, self._life.name, retention)
         self._runner = Runner(self._app, self._jobs, self._life.name, retention)
         self._peers = Peers(run_path, WORKER, self._life.name)
@@ -205,6 +201,7 @@ class Worker:
         self._sweep_at = -math.inf
         self._optimize_at = _now() + OPTIMIZE
         self._clock_offset = self._jobs.now() - _now()
+        self._board = self._make_board(run_path, slots)
         for slot in range(self._threads):
             self._start_thread(slot)
         wake(run_path, CONTROL)  # the others watch this process from here on
@@ -215,6 +212,24 @@ class Worker:
             ",".join(self._queues),
             self._threads,
         )
+
+    def _make_board(self, run_path: Path, slots: int) -> Board:
+        """Make the board, once there is room on the disk: nothing could be claimed before."""
+        about = {
+            "queues": self._queues,
+            "threads": self._threads,
+            "started_at": self._jobs.now(),
+        }
+        while True:
+            try:
+                return Board(run_path, self._life.name, slots, about)
+            except OSError as error:
+                if error.errno not in NO_ROOM or self._stopping:
+                    raise
+                log.warning("the worker waits for room on the disk: %s", error)
+            if self._tick is not None:
+                self._tick(self.progress)
+            time.sleep(RETRY_LONGEST)
 
     def _close(self) -> None:
         self._give_back_all()

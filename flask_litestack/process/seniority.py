@@ -10,12 +10,13 @@ board counts only while its process keeps it fresh: a killed or stopped one hold
 from __future__ import annotations
 
 import mmap
-import os
 import random
 import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from .mapped import map_file_or_memory
 
 #: Seconds of waiting after which a process goes before those that came later.
 PATIENCE = 0.008
@@ -58,13 +59,7 @@ class Board:
     ) -> None:
         self._clock = clock
         self._sleep = sleep
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if os.fstat(fd).st_size < _SIZE:
-                os.ftruncate(fd, _SIZE)
-            self._bytes = mmap.mmap(fd, _SIZE)
-        finally:
-            os.close(fd)
+        self._bytes = map_file_or_memory(path, _SIZE)
 
     def owed(self) -> bool:
         """Tell whether a newcomer has to let somebody pass. Costs a fraction of a microsecond."""

@@ -9,7 +9,6 @@ only the first of them competes with other processes. The queue is advisory: who
 from __future__ import annotations
 
 import logging
-import mmap
 import os
 import struct
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from ..errors import LockTimeout, SelfDeadlock
 from . import activity
+from .mapped import map_file_or_memory
 from .seniority import Board
 from .stack import Place
 
@@ -176,15 +176,7 @@ class _Record:
     """Who holds the lock, in a few bytes that every process maps."""
 
     def __init__(self, path: Path) -> None:
-        run = path.parent / "run"
-        run.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(run / f"{path.name}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if os.fstat(fd).st_size < RECORD.size:
-                os.ftruncate(fd, RECORD.size)
-            self._bytes = mmap.mmap(fd, RECORD.size)
-        finally:
-            os.close(fd)
+        self._bytes = map_file_or_memory(path.parent / "run" / f"{path.name}.writer", RECORD.size)
 
     def write(self, since: float, what: str) -> None:
         RECORD.pack_into(self._bytes, 0, os.getpid(), since, what.encode()[:200])

@@ -12,7 +12,9 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
+from flask_litestack.errors import LockTimeout
 from tests.conftest import Comment, Post
+from tests.disks import fill as fill_up
 from tests.disks import small_disk
 
 from .crowd import Voice, make_app, members
@@ -88,6 +90,46 @@ def test_a_process_killed_on_a_full_disk_leaves_a_whole_file(disk: Path) -> None
         os.kill(writer.pid, signal.SIGKILL)
     with members(1, check, data) as [other]:
         assert other.heard() == ["ok", stored]
+
+
+def wait_for_the_lock(voice: Voice, data: Path) -> None:
+    """Wait for the write lock, in vain and then not, when told to."""
+    app, litestack = make_app(data, busy_timeout=0.3)
+    voice.say("started")
+    voice.hear()
+    with app.app_context():
+        session = litestack.db.session
+        for _ in range(2):
+            try:
+                with litestack.db.write():
+                    voice.say(session.scalar(select(func.count()).select_from(Post)))
+            except LockTimeout as error:
+                voice.say(str(error))
+            voice.hear()
+
+
+@pytest.mark.parametrize("opens_late", [False, True])
+def test_who_waits_for_the_write_lock_on_a_full_disk_is_not_killed(
+    disk: Path, opens_late: bool
+) -> None:
+    data = disk / "data"
+    app, litestack = make_app(data)
+    with app.app_context(), members(1, wait_for_the_lock, data) as [waiter]:
+        assert waiter.hear() == "started"
+        litestack.db.create_all()
+        if opens_late:
+            for file in (data / "run").iterdir():
+                file.unlink()
+        fill_up(disk / "filler")
+        connection = litestack.db.connect()
+        connection.begin_immediate()
+        waiter.say("go")
+        known = "not one of this stack's" if opens_late else f"process {os.getpid()}"
+        assert known in waiter.hear()
+        connection.rollback()
+        connection.close()
+        waiter.say("go on")
+        assert waiter.hear() == 0
 
 
 def fill_within_a_limit(voice: Voice, data: Path) -> None:

@@ -49,3 +49,16 @@ def _jobs_wait(box: Box, disk: Path) -> None:
     assert [job for job in litestack.jobs.list(limit=jobs) if job.failures] == []
     assert sorted(box.rows()) == list(range(jobs))
     assert litestack.jobs.counts()["succeeded"] == jobs
+
+
+def test_a_worker_that_starts_on_a_full_disk_waits_for_room(disk: Path) -> None:
+    with box_at(disk) as box:
+        jobs_app.insert.enqueue(1)
+        ballast = disk / "ballast"
+        fill(ballast)
+        box.start(wait=0)
+        wait_until(lambda: "waits for room on the disk" in box.output(), "it says so")
+        ballast.unlink()
+        box.wait_until_done(60)
+        assert box.rows() == [1]
+        assert "starting another" not in box.output()
