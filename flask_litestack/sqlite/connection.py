@@ -303,7 +303,7 @@ class Connection(driver.Connection):
         if path is None:
             return
         if self._journal_mode() != "wal":
-            with opening(path):
+            with opening(path, self._timeout):
                 if self._journal_mode() != "wal":
                     self._use_wal(path)
         # FULL would sync under the write lock, one commit after the other. Synced after it is

@@ -5,14 +5,19 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import LockError
 from ..process import activity
 from ..process.writequeue import WriteQueue
 from .sync import Log, Syncer
+
+#: Seconds between two looks whether another process has set up a new file.
+PAUSE = 0.002
 
 _files: dict[Path, File] = {}
 _mutex = threading.Lock()
@@ -45,11 +50,13 @@ def open_files() -> list[File]:
 
 
 @contextmanager
-def opening(path: Path) -> Iterator[None]:
+def opening(path: Path, timeout: float = 5.0) -> Iterator[None]:
     """Let one process at a time set the journal mode of a new file.
 
     Several that do it at once get "database is locked" in spite of any timeout
-    (tests/sqlite/test_connection.py).
+    (tests/processes/test_db_first_open.py).
+
+    :raises LockError: if another one was not done with it within ``timeout`` seconds.
     """
     run = path.parent / "run"
     try:
@@ -59,10 +66,27 @@ def opening(path: Path) -> Iterator[None]:
         yield  # a folder that cannot be written holds no new file
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        _lock(fd, path, timeout)
         yield
     finally:
         os.close(fd)
+
+
+def _lock(fd: int, path: Path, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise LockError(
+                    f"another process began to set up {path} and did not end within "
+                    f"{timeout:.1f} s. If it is stopped or hangs, end it: fuser "
+                    f"{path.parent / 'run' / path.name}.open shows which one it is."
+                ) from None
+            time.sleep(PAUSE)
+        else:
+            return
 
 
 def _after_fork_in_child() -> None:
