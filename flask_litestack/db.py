@@ -157,19 +157,19 @@ class Database:
             return
         _refuse_uncommitted(session, self._raw_if_used(session), "db.read()")
         connection = self._raw(session)
-        connection.begin_read()
+        snapshot = connection.begin_read()
         session.expire_all()
         session.info[_BLOCK] = "read"
         try:
             yield session
-            if not connection.in_snapshot:
+            if connection.snapshot is not snapshot:
                 raise TransactionError(
                     "the session was committed or rolled back inside db.read(): what was read "
                     "afterwards is not of the same state."
                 )
         finally:
             del session.info[_BLOCK]
-            connection.end_read()
+            connection.end_read(snapshot)
 
     def after_commit(
         self, function: Callable[[], object], *, before: Callable[[], object] | None = None

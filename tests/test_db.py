@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,9 +211,26 @@ def test_read_streams_rows(app: Flask, litestack: Litestack) -> None:
         with litestack.db.read() as session:
             stream = session.scalars(select(Post.id).execution_options(yield_per=10))
             assert next(stream) == 1
-            assert session.connection().connection.dbapi_connection.in_snapshot
+            assert session.connection().connection.dbapi_connection.snapshot is not None
         # closed half-read: the next write is not in anybody's way
         set_views(litestack, 1)()
+
+
+def test_a_read_left_unfinished_does_not_end_the_snapshot_of_the_next_one(
+    app: Flask, litestack: Litestack
+) -> None:
+    def titles() -> Iterator[str]:
+        with litestack.db.read() as session:
+            yield from session.scalars(select(Post.title))
+
+    with app.app_context():
+        unfinished = titles()
+        next(unfinished)
+    with app.app_context(), litestack.db.read() as session:
+        assert session.scalar(select(Post.views)) == 0
+        unfinished.close()
+        elsewhere(app, set_views(litestack, 50))
+        assert session.scalar(select(Post.views)) == 0
 
 
 def test_read_refuses_to_write(app: Flask, litestack: Litestack) -> None:

@@ -50,14 +50,19 @@ class Holder:
 
 
 class Hold:
-    """One turn: from before BEGIN IMMEDIATE to after COMMIT or ROLLBACK."""
+    """One turn: from before BEGIN IMMEDIATE to after COMMIT or ROLLBACK.
 
-    __slots__ = ("place", "since", "thread")
+    Whoever wants one makes and keeps it before :meth:`WriteQueue.acquire`, so that an exception
+    at any moment (a job's timeout, Ctrl-C) leaves it something to give back.
+    """
+
+    __slots__ = ("place", "since", "thread", "turn")
 
     def __init__(self) -> None:
         self.thread = threading.current_thread()  # its number would be used again
         self.since = time.monotonic()
         self.place = Place(skip=2)
+        self.turn = threading.Lock()  # free once the turn has come, for who had to wait
 
 
 class WriteQueue:
@@ -73,34 +78,35 @@ class WriteQueue:
         # Re-entrant: a connection that is garbage-collected in here gives its turn back.
         self._mutex = threading.RLock()
         self._current: Hold | None = None
-        self._waiting: deque[tuple[Hold, threading.Lock]] = deque()
+        self._waiting: deque[Hold] = deque()
         self._record = _Record(path)
         self._board = Board(path.parent / "run" / f"{path.name}.waiting")
 
-    def acquire(self, deadline: float) -> Hold:
-        """Wait for this thread's turn.
+    def acquire(self, hold: Hold, deadline: float) -> None:
+        """Wait for the turn. After an error the hold is not in line any more.
 
         :param deadline: on the clock of ``time.monotonic()``.
         :raises SelfDeadlock: if this thread has the turn already.
         :raises LockTimeout: if the turn did not come before the deadline.
         """
-        hold = Hold()
-        with self._mutex:
-            current = self._current
-            if current is None:
-                self._current = hold
-                return hold
-            if current.thread is hold.thread:
-                raise SelfDeadlock(self._deadlock(current, hold))
-            turn = threading.Lock()
-            turn.acquire()
-            self._waiting.append((hold, turn))
-            if self._current is None:
-                self._next()
-        if not turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            self._give_up(hold, turn)
+        try:
+            with self._mutex:
+                current = self._current
+                if current is None:
+                    self._current = hold
+                    return
+                if current.thread is hold.thread:
+                    raise SelfDeadlock(self._deadlock(current, hold))
+                hold.turn.acquire()
+                self._waiting.append(hold)
+                if self._current is None:
+                    self._next()
+            if not hold.turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise self.timeout(time.monotonic() - hold.since)
+        except BaseException:
+            self.release(hold)  # the turn may have come all the same
+            raise
         hold.since = time.monotonic()
-        return hold
 
     def begun(self, hold: Hold) -> None:
         """Note that the file's own lock is taken, for the messages of other processes."""
@@ -116,9 +122,16 @@ class WriteQueue:
         return self._board.turns(deadline)
 
     def release(self, hold: Hold) -> None:
-        """End the turn and give it to the next thread in line."""
-        self._record.clear()
+        """End the turn and give it to the next thread in line; or end the waiting for it.
+
+        Does nothing if the hold has neither, so it is safe to call again.
+        """
         with self._mutex:
+            if self._current is not hold:
+                if hold in self._waiting:
+                    self._waiting.remove(hold)
+                return
+            self._record.clear()
             self._next()
         if self._board.crowded():
             # Writers who do not wait use up their time slices, and then are interrupted in the
@@ -151,18 +164,10 @@ class WriteQueue:
         if not self._waiting:
             self._current = None
             return
-        hold, turn = self._waiting.popleft()
-        self._current = hold
-        turn.release()
-
-    def _give_up(self, hold: Hold, turn: threading.Lock) -> None:
-        waited = time.monotonic() - hold.since
-        with self._mutex:
-            if turn.acquire(blocking=False):
-                self._next()  # the turn came between the timeout and here
-            else:
-                self._waiting.remove((hold, turn))
-        raise self.timeout(waited)
+        # An interrupt comes at calls only: none between these two.
+        self._current = hold = self._waiting[0]
+        del self._waiting[0]
+        hold.turn.release()
 
     def _deadlock(self, current: Hold, hold: Hold) -> str:
         return (

@@ -110,13 +110,13 @@ class Cursor(driver.Cursor):
                 if fork.pending:
                     connection._wait_for_fork()
                 connection._run(_execute, self, sql, parameters)
-                if self.description is not None and not connection._streams:
+                if self.description is not None and connection._snapshot is None:
                     self._rows = iter(_fetchall(self))
             finally:
                 connection._inside = False
         else:
             connection._change(statement, _execute, self, sql, parameters)
-            if self.description is not None and not connection._streams:
+            if self.description is not None and connection._snapshot is None:
                 self._rows = iter(_fetchall(self))
         return self
 
@@ -168,7 +168,7 @@ class Connection(driver.Connection):
 
     def __init__(self, database: Any, *args: Any, **options: Any) -> None:
         self._name = os.fsdecode(database)
-        self._streams = False
+        self._snapshot: object | None = None
         self._inside = True  # inside SQLite, whichever thread asks; see the module fork
         fork.track(self)
         try:
@@ -202,26 +202,33 @@ class Connection(driver.Connection):
         self._check_usable()
         if self._writing:
             return
-        if self.in_transaction and not self._streams:
+        if self.in_transaction and self._snapshot is None:
             raise TransactionError(
                 "a transaction that began without the write lock cannot take it afterwards; "
                 "end it first."
             )
         self._begin()
 
-    def begin_read(self) -> None:
-        """Begin one consistent snapshot, in which results are streamed; end it with end_read()."""
+    def begin_read(self) -> object:
+        """Begin one consistent snapshot, in which results are streamed.
+
+        Returns what stands for it; end it with :meth:`end_read`.
+        """
         self._check_usable()
         if self.in_transaction:
             raise TransactionError("a snapshot must begin outside a transaction.")
         self._run(_execute, driver.Connection.cursor(self), "BEGIN", ())
         # BEGIN alone pins nothing: the snapshot is that of the first read.
         self._run(_execute, driver.Connection.cursor(self), "SELECT 1 FROM sqlite_schema", ())
-        self._streams = True
+        self._snapshot = object()
+        return self._snapshot
 
-    def end_read(self) -> None:
-        """End the snapshot; results not read to their end are closed."""
-        if self._streams:
+    def end_read(self, snapshot: object) -> None:
+        """End the snapshot; results not read to their end are closed.
+
+        Does nothing if it has ended already: the connection may serve another one by now.
+        """
+        if snapshot is self._snapshot:
             self.rollback()
 
     @property
@@ -232,16 +239,16 @@ class Connection(driver.Connection):
     @property
     def inside(self) -> bool:
         """Whether a call into SQLite is going on, on whichever thread."""
-        return self._inside or self._streams
+        return self._inside or self._snapshot is not None
 
     def inherit(self) -> None:
         """Become useless: this is a forked child, and the connection its parent's."""
         self._inherited = True
 
     @property
-    def in_snapshot(self) -> bool:
-        """Whether begin_read() is in effect."""
-        return self._streams
+    def snapshot(self) -> object | None:
+        """What begin_read() has returned, while it is in effect."""
+        return self._snapshot
 
     @property
     def writing(self) -> bool:
@@ -334,7 +341,7 @@ class Connection(driver.Connection):
         if self._inherited or self._closed:
             self._check_usable()
         cursor = super().cursor(factory)
-        if self._streams:
+        if self._snapshot is not None:
             self._cursors.add(cursor)
         return cursor
 
@@ -383,8 +390,8 @@ class Connection(driver.Connection):
         if self._inherited:
             return  # the transaction is the parent process's
         self._aborted = ""
-        self._close_cursors()
         try:
+            self._close_cursors()
             if self.in_transaction:
                 super().rollback()
         finally:
@@ -394,9 +401,9 @@ class Connection(driver.Connection):
         if self._inherited or self._closed:
             return  # see the module fork
         self._closed = True
-        self._close_cursors()
-        self._inside = True
         try:
+            self._close_cursors()
+            self._inside = True
             super().close()
         finally:
             self._inside = False
@@ -447,8 +454,8 @@ class Connection(driver.Connection):
         kind = statement.kind
         if kind is Kind.END:
             self._end(call, arguments)
-        elif self._streams:
-            raise ReadOnlyError("db.read() is for reading; use db.write() to change something.")
+        elif self._snapshot is not None:
+            self._refuse_write()
         elif self.in_transaction:
             self._change_inside(statement, call, arguments)
         elif kind is Kind.ALONE or (self._autocommit and kind is Kind.WRITE):
@@ -465,12 +472,11 @@ class Connection(driver.Connection):
 
     def _run_alone(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Run a statement that is a transaction of its own."""
-        hold = self._take_turn()
         try:
-            self._begun(hold)
+            self._take_turn_alone()
             self._run(call, *arguments)
         finally:
-            self._release(hold)
+            self._release()
         self._note_commit()
 
     def _change_inside(
@@ -484,8 +490,8 @@ class Connection(driver.Connection):
 
     def _write_in_snapshot(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Make the first write of a transaction that the user began by a plain BEGIN."""
-        hold = self._take_turn()
         try:
+            self._take_turn(time.monotonic() + self._timeout)
             try:
                 call(*arguments)
             except driver.OperationalError as error:
@@ -499,11 +505,12 @@ class Connection(driver.Connection):
                     ) from error
                 deadline = time.monotonic() + self._timeout
                 self._try_again(call, arguments, deadline, error)
+            self._own()
         except BaseException:
-            self._release(hold)
+            self._writing = False
+            self._release()
             self._note_failure()
             raise
-        self._own(hold)
 
     def _is_stale(
         self, error: driver.OperationalError, call: Callable[..., Any], arguments: tuple[Any, ...]
@@ -537,12 +544,12 @@ class Connection(driver.Connection):
         self._check_usable()
         if self._aborted:
             self._refuse_aborted()
-        if self._streams:
-            raise ReadOnlyError("db.read() is for reading; use db.write() to change something.")
+        if self._snapshot is not None:
+            self._refuse_write()
         deadline = time.monotonic() + self._timeout
-        hold = self._take_turn()
         arguments = arguments or (driver.Connection.cursor(self), "BEGIN IMMEDIATE")
         try:
+            self._take_turn(deadline)
             try:
                 if self._file is not None and self._file.queue.owed():
                     self._try_again(call, arguments, deadline)
@@ -552,10 +559,13 @@ class Connection(driver.Connection):
                 if not _is_busy(error):
                     raise
                 self._try_again(call, arguments, deadline, error)
+            self._own()
         except BaseException:
-            self._release(hold)
+            self._writing = False
+            if self.in_transaction:  # interrupted right after the BEGIN
+                super().rollback()
+            self._release()
             raise
-        self._own(hold)
 
     def _try_again(
         self,
@@ -573,9 +583,12 @@ class Connection(driver.Connection):
                     self._note_failure()
                     raise
                 error = again
+        raise self._timed_out(error) from error
+
+    def _timed_out(self, error: driver.OperationalError | None) -> LockError:
         if self._file is None:
-            raise LockError(f"{error}; waited {self._timeout:.1f} s") from error
-        raise self._file.queue.timeout(self._timeout) from error
+            return LockError(f"{error}; waited {self._timeout:.1f} s")
+        return self._file.queue.timeout(self._timeout)
 
     def _turns(self, deadline: float) -> Iterator[None]:
         """Yield whenever it is right to try again."""
@@ -587,18 +600,32 @@ class Connection(driver.Connection):
             yield
 
     def _script(self, cursor: Cursor, script: str) -> None:
+        self._check_usable()
+        if self._snapshot is not None:
+            self._refuse_write()
         self.commit()  # as the driver does
-        hold = self._take_turn()
         try:
-            _execute(cursor, f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
-            driver.Cursor.executescript(cursor, script)
+            self._take_turn_alone()
+            self._set_busy_timeout(self._timeout)
+            try:
+                driver.Cursor.executescript(cursor, script)
+            except driver.OperationalError as error:
+                if _is_busy(error):
+                    raise self._timed_out(error) from error
+                raise
+            finally:
+                self._set_busy_timeout(0)
         finally:
-            _execute(cursor, "PRAGMA busy_timeout = 0")
             if self.in_transaction:
-                self._own(hold)
+                self._own()
             else:
-                self._release(hold)
+                self._release()
                 self._note_commit()
+
+    def _set_busy_timeout(self, seconds: float) -> None:
+        """Have SQLite wait by itself, where it runs several statements in one call."""
+        milliseconds = int(seconds * 1000)
+        _execute(driver.Connection.cursor(self), f"PRAGMA busy_timeout = {milliseconds}")
 
     # -- ends ---------------------------------------------------------------------------------
 
@@ -616,7 +643,7 @@ class Connection(driver.Connection):
         """Let the next one write, then do what waited for the commit."""
         wrote, self._writing = self._writing, False
         self._release()
-        self._streams = False
+        self._snapshot = None
         after = self._after
         self._after = [("", [])]
         if not committed:
@@ -661,25 +688,31 @@ class Connection(driver.Connection):
         if not self.in_transaction:  # the release of an outermost savepoint commits
             self._finish(committed=True)
 
-    def _take_turn(self) -> Hold | None:
-        if self._file is None:
-            return None
-        return self._file.queue.acquire(time.monotonic() + self._timeout)
+    def _take_turn(self, deadline: float) -> None:
+        if self._file is not None:
+            if self._hold is not None:
+                self._release()  # an interrupt has kept us from it
+            self._hold = Hold()
+            self._file.queue.acquire(self._hold, deadline)
 
-    def _own(self, hold: Hold | None) -> None:
-        self._hold = hold
+    def _take_turn_alone(self) -> None:
+        """Take the turn for what takes the lock by itself, and perhaps has to wait for it."""
+        self._take_turn(time.monotonic() + self._timeout)
+        if self._file is not None and self._file.queue.holder() is None:
+            self._begun()
+
+    def _own(self) -> None:
         self._writing = True
-        self._begun(hold)
+        self._begun()
 
-    def _begun(self, hold: Hold | None) -> None:
-        if self._file is not None and hold is not None:
-            self._file.queue.begun(hold)
+    def _begun(self) -> None:
+        if self._file is not None and self._hold is not None:
+            self._file.queue.begun(self._hold)
 
-    def _release(self, hold: Hold | None = None) -> None:
-        if hold is None:
-            hold, self._hold = self._hold, None
-        if hold is not None and self._file is not None:
-            self._file.queue.release(hold)
+    def _release(self) -> None:
+        if self._hold is not None and self._file is not None:
+            self._file.queue.release(self._hold)
+            self._hold = None
 
     def _note_commit(self) -> None:
         if self._file is None or self._synchronous == "OFF":
@@ -702,6 +735,9 @@ class Connection(driver.Connection):
         if ends:
             self.rollback()
         raise error
+
+    def _refuse_write(self) -> None:
+        raise ReadOnlyError("db.read() is for reading; use db.write() to change something.")
 
     def _check_usable(self) -> None:
         if self._inherited:

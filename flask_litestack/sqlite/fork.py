@@ -77,8 +77,10 @@ def _before() -> None:
     deadline = time.monotonic() + PATIENCE
     _unfinished = ""
     for file in open_files():
+        hold = Hold()
+        _turns.append((file.queue, hold))
         try:
-            _turns.append((file.queue, file.queue.acquire(deadline)))
+            file.queue.acquire(hold, deadline)
         except LockError:  # this thread writes itself, or another one does for long
             _unfinished = f"a write to {file.path}"
     _over.clear()

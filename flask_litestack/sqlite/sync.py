@@ -14,11 +14,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from weakref import WeakSet
 
 from ..errors import LockError, StoreError
-from ..process.writequeue import WriteQueue
+from ..process.writequeue import Hold, WriteQueue
 from . import driver
 
 log = logging.getLogger(__name__)
@@ -144,12 +145,11 @@ class Syncer:
             connection.close()
 
     def _checkpoint_alone(self, connection: driver.Connection) -> None:
+        hold = Hold()
         try:
-            hold = self._queue.acquire(time.monotonic() + 1.0)
-        except LockError:
-            return  # the next round tries again
-        try:
-            _passive(connection)
+            with suppress(LockError):  # the next round tries again
+                self._queue.acquire(hold, time.monotonic() + 1.0)
+                _passive(connection)
         finally:
             self._queue.release(hold)
 

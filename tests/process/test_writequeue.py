@@ -15,6 +15,7 @@ import pytest
 from flask_litestack.errors import LockTimeout, SelfDeadlock
 from flask_litestack.process import activity
 from flask_litestack.process.writequeue import Hold, WriteQueue
+from tests.interrupts import Stop, interrupt_often, stop
 
 
 @pytest.fixture
@@ -26,6 +27,12 @@ def soon(seconds: float = 5.0) -> float:
     return time.monotonic() + seconds
 
 
+def take(queue: WriteQueue, deadline: float) -> Hold:
+    hold = Hold()
+    queue.acquire(hold, deadline)
+    return hold
+
+
 def wait_until_waiting(queue: WriteQueue, number: int) -> None:
     while len(queue._waiting) < number:
         time.sleep(0.001)
@@ -34,15 +41,15 @@ def wait_until_waiting(queue: WriteQueue, number: int) -> None:
 def test_threads_are_served_in_the_order_of_their_arrival(queue: WriteQueue) -> None:
     order: list[int] = []
 
-    def take(number: int) -> None:
-        hold = queue.acquire(soon())
+    def take_and_note(number: int) -> None:
+        hold = take(queue, soon())
         order.append(number)
         queue.release(hold)
 
-    first = queue.acquire(soon())
+    first = take(queue, soon())
     threads = []
     for number in range(8):
-        thread = threading.Thread(target=take, args=(number,))
+        thread = threading.Thread(target=take_and_note, args=(number,))
         thread.start()
         threads.append(thread)
         wait_until_waiting(queue, number + 1)
@@ -59,7 +66,7 @@ def test_one_at_a_time(queue: WriteQueue) -> None:
     def work() -> None:
         nonlocal inside, most
         for _ in range(200):
-            hold = queue.acquire(soon(30))
+            hold = take(queue, soon(30))
             inside += 1
             most = max(most, inside)
             time.sleep(0)
@@ -75,18 +82,18 @@ def test_one_at_a_time(queue: WriteQueue) -> None:
 
 
 def test_a_waiter_gives_up_at_its_deadline_and_the_queue_goes_on(queue: WriteQueue) -> None:
-    first = queue.acquire(soon())
+    first = take(queue, soon())
     queue.begun(first)
     outcome: list[object] = []
 
     def impatient() -> None:
         try:
-            queue.acquire(soon(0.05))
+            take(queue, soon(0.05))
         except LockTimeout as error:
             outcome.append(error)
 
     def patient() -> None:
-        hold: Hold = queue.acquire(soon())
+        hold: Hold = take(queue, soon())
         outcome.append("served")
         queue.release(hold)
 
@@ -103,11 +110,85 @@ def test_a_waiter_gives_up_at_its_deadline_and_the_queue_goes_on(queue: WriteQue
 
 
 def test_a_thread_is_not_left_to_wait_for_itself(queue: WriteQueue) -> None:
-    hold = queue.acquire(soon())
+    hold = take(queue, soon())
     with pytest.raises(SelfDeadlock, match="already writes"):
-        queue.acquire(soon())
+        take(queue, soon())
     queue.release(hold)
-    queue.release(queue.acquire(soon()))
+    queue.release(take(queue, soon()))
+
+
+def test_an_interrupted_waiter_leaves_the_line(queue: WriteQueue) -> None:
+    first = take(queue, soon())
+    outcome: list[str] = []
+
+    def wait() -> None:
+        try:
+            take(queue, soon())
+        except Stop:
+            outcome.append("stopped")
+
+    def wait_patiently() -> None:
+        queue.release(take(queue, soon()))
+        outcome.append("served")
+
+    one, two = threading.Thread(target=wait), threading.Thread(target=wait_patiently)
+    one.start()
+    wait_until_waiting(queue, 1)
+    two.start()
+    wait_until_waiting(queue, 2)
+    stop(one)
+    queue.release(first)  # to the one that is stopped, who is asleep until now
+    one.join()
+    two.join()
+    assert sorted(outcome) == ["served", "stopped"]
+    queue.release(take(queue, soon()))
+
+
+def test_a_signal_that_interrupts_the_wait_leaves_the_line(queue: WriteQueue) -> None:
+    held, end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        first = take(queue, soon())
+        held.set()
+        end.wait()
+        queue.release(first)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        take(queue, soon())
+    assert not queue._waiting
+    end.set()
+    thread.join()
+    queue.release(take(queue, soon()))
+
+
+def test_a_turn_is_given_back_once(queue: WriteQueue) -> None:
+    first = take(queue, soon())
+    queue.release(first)
+    second = take(queue, soon())
+    queue.release(first)
+    queue.release(Hold())
+    with pytest.raises(SelfDeadlock):
+        take(queue, soon())
+    queue.release(second)
+
+
+def test_interrupts_at_any_moment_lose_no_turn(queue: WriteQueue) -> None:
+    local = threading.local()
+
+    def work() -> None:
+        local.hold = Hold()
+        try:
+            queue.acquire(local.hold, soon(30))
+        finally:
+            queue.release(local.hold)
+
+    # The release may have been interrupted, too.
+    interrupt_often(work, lambda: queue.release(local.hold), threads=3, times=300)
+    queue.release(take(queue, soon(1)))
 
 
 def test_the_holder_is_known_to_every_process(tmp_path: Path) -> None:
@@ -115,7 +196,7 @@ def test_the_holder_is_known_to_every_process(tmp_path: Path) -> None:
     queue = WriteQueue(path)
     assert queue.holder() is None
     token = activity.current.set("job 17 send_mail")
-    hold = queue.acquire(soon())
+    hold = take(queue, soon())
     queue.begun(hold)
     activity.current.reset(token)
     holder = WriteQueue(path).holder()
@@ -128,9 +209,11 @@ def test_the_holder_is_known_to_every_process(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from flask_litestack.process.writequeue import WriteQueue
+from flask_litestack.process.writequeue import Hold, WriteQueue
 queue = WriteQueue(Path(sys.argv[1]))
-queue.begun(queue.acquire(time.monotonic() + 5))
+hold = Hold()
+queue.acquire(hold, time.monotonic() + 5)
+queue.begun(hold)
 print("held", flush=True)
 time.sleep(60)
 """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from flask_litestack.errors import (
 )
 from flask_litestack.sqlite import driver
 from flask_litestack.sqlite.connection import Connection
+from tests.interrupts import interrupt_often
 
 
 @pytest.fixture
@@ -181,6 +184,56 @@ def test_executescript_commits_first_and_honours_its_own_transaction(
     other.commit()
 
 
+def test_executescript_on_a_closed_cursor_gives_its_turn_back(
+    connection: Connection, other: Connection
+) -> None:
+    cursor = connection.cursor()
+    cursor.close()
+    with pytest.raises(driver.ProgrammingError, match="closed"):
+        cursor.executescript("DELETE FROM item;")
+    other.execute("DELETE FROM item WHERE id = 1")
+    other.commit()
+    assert count(connection) == 99
+
+
+def test_executescript_that_fails_half_way_gives_its_turn_back(
+    connection: Connection, other: Connection
+) -> None:
+    with pytest.raises(driver.IntegrityError):
+        connection.executescript("DELETE FROM item WHERE id = 1; INSERT INTO item (n) VALUES (5);")
+    other.execute("DELETE FROM item WHERE id = 2")
+    other.commit()
+    assert count(connection) == 98
+
+
+HOLD = """
+import sys, time
+from flask_litestack import sqlite
+connection = sqlite.connect(sys.argv[1])
+connection.begin_immediate()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("way", ["execute", "executescript"])
+def test_a_statement_of_its_own_waits_in_vain_for_a_holder_whom_it_names(
+    path: Path, other: Connection, way: str
+) -> None:
+    other.isolation_level = None
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        for _ in range(2):  # the first one has not put itself in the holder's place
+            with pytest.raises(LockTimeout, match=f"process {holder.pid} "):
+                getattr(other, way)("DELETE FROM item")
+        holder.kill()
+    getattr(other, way)("DELETE FROM item")
+    assert count(other) == 0
+
+
 def test_lone_statements_run_outside_a_transaction(connection: Connection) -> None:
     connection.execute("VACUUM")
     connection.execute("PRAGMA optimize")
@@ -324,44 +377,70 @@ def test_begin_immediate_keeps_what_is_read_true_until_the_commit(
 
 
 def test_a_snapshot_stays_the_same_and_streams(connection: Connection, other: Connection) -> None:
-    connection.begin_read()
+    snapshot = connection.begin_read()
     rows = iter(connection.execute("SELECT id FROM item ORDER BY id"))
     assert next(rows) == (1,)
     other.execute("DELETE FROM item")
     other.commit()
     assert count(connection) == 100
     assert len(list(rows)) == 99
-    connection.end_read()
+    connection.end_read(snapshot)
     assert count(connection) == 0
 
 
 def test_the_snapshot_is_of_its_beginning_not_of_its_first_query(
     connection: Connection, other: Connection
 ) -> None:
-    connection.begin_read()
+    snapshot = connection.begin_read()
     other.execute("DELETE FROM item")
     other.commit()
     assert count(connection) == 100
-    connection.end_read()
+    connection.end_read(snapshot)
 
 
 @pytest.mark.parametrize(
     "sql", ["DELETE FROM item", "SAVEPOINT a", "BEGIN IMMEDIATE", "VACUUM", "CREATE TABLE a (b)"]
 )
 def test_a_snapshot_refuses_to_write(connection: Connection, sql: str) -> None:
-    connection.begin_read()
+    snapshot = connection.begin_read()
     with pytest.raises(ReadOnlyError, match=r"db\.write"):
         connection.execute(sql)
-    connection.end_read()
+    connection.end_read(snapshot)
+
+
+def test_a_snapshot_refuses_a_script_and_goes_on(connection: Connection, other: Connection) -> None:
+    snapshot = connection.begin_read()
+    with pytest.raises(ReadOnlyError, match=r"db\.write"):
+        connection.executescript("DELETE FROM item;")
+    other.execute("DELETE FROM item")
+    other.commit()
+    assert count(connection) == 100
+    connection.end_read(snapshot)
+    connection.execute("INSERT INTO item (n) VALUES (1)")
+    connection.commit()
+
+
+def test_the_end_of_an_older_snapshot_leaves_the_present_one_alone(
+    connection: Connection, other: Connection
+) -> None:
+    older = connection.begin_read()
+    connection.rollback()
+    snapshot = connection.begin_read()
+    connection.end_read(older)
+    other.execute("DELETE FROM item")
+    other.commit()
+    assert count(connection) == 100
+    connection.end_read(snapshot)
+    assert count(connection) == 0
 
 
 def test_a_half_streamed_result_is_closed_with_its_snapshot(
     connection: Connection, other: Connection
 ) -> None:
-    connection.begin_read()
+    snapshot = connection.begin_read()
     half_read = connection.execute("SELECT id FROM item")
     half_read.fetchone()
-    connection.end_read()
+    connection.end_read(snapshot)
     with pytest.raises(driver.ProgrammingError):
         half_read.fetchone()
     connection.execute("DELETE FROM item")
@@ -500,6 +579,37 @@ def test_an_interrupt_before_the_commit_rolls_back(
 
     assert not connection.in_transaction
     assert count(other) == 100
+
+
+@pytest.mark.parametrize("way", ["transaction", "autocommit", "script", "plain begin"])
+def test_interrupts_at_any_moment_lose_no_turn_and_no_lock(
+    path: Path, connection: Connection, way: str
+) -> None:
+    local = threading.local()
+
+    def work() -> None:
+        if not hasattr(local, "own"):
+            local.own = sqlite.connect(path, busy_timeout=30.0)
+        if way == "script":
+            local.own.executescript("UPDATE item SET n = -n WHERE id = 1;")
+            return
+        if way == "autocommit":
+            local.own.isolation_level = None
+        elif way == "plain begin":
+            local.own.execute("BEGIN")
+        local.own.execute("UPDATE item SET n = -n WHERE id = 1")
+        local.own.commit()
+
+    def mend() -> None:
+        if hasattr(local, "own"):
+            local.own.rollback()
+
+    interrupt_often(work, mend, threads=2, times=150)
+    patient = sqlite.connect(path, busy_timeout=1.0)
+    patient.execute("DELETE FROM item")
+    patient.commit()
+    patient.close()
+    assert count(connection) == 0
 
 
 def test_a_full_disk_is_an_error_that_damages_nothing(
