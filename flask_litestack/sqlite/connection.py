@@ -18,6 +18,7 @@ import os
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -368,13 +369,18 @@ class Connection(driver.Connection):
         self._check_usable()
         if self._aborted:
             self._refuse_aborted(ends=True)
-        self._close_cursors()
         try:
+            self._close_cursors()
             for _, works in self._after:
                 for work in works:
                     if work.before is not None:
                         work.before()
+        except BaseException:
+            self.rollback()
+            raise
+        try:
             super().commit()
+            self._finish(committed=True)
         except driver.Error:
             self.rollback()
             raise
@@ -384,7 +390,6 @@ class Connection(driver.Connection):
             else:
                 self._finish(committed=True)
             raise
-        self._finish(committed=True)
 
     def rollback(self) -> None:
         if self._inherited:
@@ -640,30 +645,21 @@ class Connection(driver.Connection):
             call(*arguments)  # SQLite says that no transaction is active
 
     def _finish(self, *, committed: bool) -> None:
-        """Let the next one write, then do what waited for the commit."""
+        """Let the next one write, then do what waited for the commit.
+
+        The commit stands, whatever goes wrong here: the rest is done before an error is raised.
+        """
         wrote, self._writing = self._writing, False
-        self._release()
         self._snapshot = None
-        after = self._after
+        works = [work for _, works in self._after for work in works]
         self._after = [("", [])]
-        if not committed:
-            return
-        if wrote:
-            self._note_commit()
-        _committed.depth = getattr(_committed, "depth", 0) + 1
-        interrupted: BaseException | None = None
-        for _, works in after:
-            for work in works:
-                try:
-                    work.function()
-                except Exception:
-                    # The commit stands; an error here must not look like a failed commit.
-                    log.exception("work after the commit failed")
-                except BaseException as error:
-                    interrupted = error  # Ctrl-C, say: not before the rest is done
-        _committed.depth -= 1
-        if interrupted is not None:
-            raise interrupted
+        try:
+            self._release()
+            if committed and wrote:
+                self._note_commit()
+        finally:
+            if committed and works:
+                _run_after_commit(deque(works))
 
     def _track(self, statement: Statement) -> None:
         """Keep the levels of after-commit work in step with the savepoints."""
@@ -717,8 +713,8 @@ class Connection(driver.Connection):
     def _note_commit(self) -> None:
         if self._file is None or self._synchronous == "OFF":
             return
-        self._file.syncer.note()
-        if self._synchronous == "FULL":
+        noted = self._file.syncer.note()
+        if self._synchronous == "FULL" or not noted:
             self._file.log.sync()
 
     def _note_failure(self) -> None:
@@ -774,6 +770,30 @@ class Connection(driver.Connection):
             raise
         if mode != "wal":
             raise LockError(f"{path} cannot be used in WAL mode on this file system.")
+
+
+def _run_after_commit(works: deque[Work]) -> None:
+    _committed.depth = getattr(_committed, "depth", 0) + 1
+    interrupted: BaseException | None = None
+    try:
+        while works:
+            try:
+                while works:
+                    _run_logged(works.popleft())
+            except BaseException as error:
+                interrupted = error  # Ctrl-C, say: not before the rest is done
+    finally:
+        _committed.depth -= 1
+    if interrupted is not None:
+        raise interrupted
+
+
+def _run_logged(work: Work) -> None:
+    try:
+        work.function()
+    except Exception:
+        # The commit stands; an error here must not look like a failed commit.
+        log.exception("work after the commit failed")
 
 
 def _is_busy(error: driver.OperationalError, *, snapshot: bool = False) -> bool:

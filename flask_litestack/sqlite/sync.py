@@ -93,18 +93,22 @@ class Syncer:
         self._mutex = threading.Lock()
         self._news = threading.Event()
         self._running = False
+        self._warned = False  # that no thread could be started
         _syncers.add(self)
 
-    def note(self) -> None:
-        """Say that something was committed. Costs nothing while the thread knows already."""
-        if self._news.is_set():
-            return
+    def note(self) -> bool:
+        """Say that something was committed. Costs nothing while the thread knows already.
+
+        Returns whether the thread will see to it. False: none can be started (a limit on
+        processes, the end of the interpreter), so who commits had better sync by itself.
+        """
+        if self._running and self._news.is_set():
+            return True
         with self._mutex:
             self._news.set()
             if not self._running:
-                self._running = True
-                name = f"litestack-sync {self._path.name}"
-                threading.Thread(target=self._loop, name=name, daemon=True).start()
+                self._running = self._start()
+            return self._running
 
     def sync(self) -> None:
         """Checkpoint now."""
@@ -112,6 +116,18 @@ class Syncer:
         with _inside:
             if self._path.exists():
                 self._checkpoint()
+
+    def _start(self) -> bool:
+        name = f"litestack-sync {self._path.name}"
+        try:
+            threading.Thread(target=self._loop, name=name, daemon=True).start()
+        except RuntimeError as error:
+            if not self._warned:
+                log.warning("no thread for the checkpoints of %s: %s", self._path, error)
+            self._warned = True
+            return False
+        self._warned = False
+        return True
 
     def _loop(self) -> None:
         log.debug("the syncer of %s starts", self._path)
@@ -163,7 +179,10 @@ def _passive(connection: driver.Connection) -> tuple[int, int]:
 def _sync_all() -> None:
     for syncer in list(_syncers):
         if syncer._news.is_set():
-            syncer.sync()
+            try:
+                syncer.sync()
+            except Exception:
+                log.exception("the last checkpoint of %s failed", syncer._path)
 
 
 def _after_fork_in_child() -> None:

@@ -21,7 +21,7 @@ from flask_litestack.errors import (
     TransactionError,
 )
 from flask_litestack.sqlite import driver
-from flask_litestack.sqlite.connection import Connection
+from flask_litestack.sqlite.connection import Connection, is_after_commit
 from tests.interrupts import interrupt_often
 
 
@@ -504,6 +504,52 @@ def test_a_failing_piece_of_work_after_the_commit_is_logged_and_stops_nothing(
     assert done == ["still"]
     assert "ZeroDivisionError" in caplog.text
     assert count(other) == 0
+
+
+class BrokenHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError("the log server is down")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_the_rest_of_the_work_is_done_before_an_interrupt_is_raised(
+    connection: Connection, error: type[BaseException]
+) -> None:
+    """An interrupt, or an error that cannot even be logged."""
+
+    def fail() -> None:
+        raise error
+
+    done: list[bool] = []
+    connection.execute("DELETE FROM item")
+    connection.after_commit(fail)
+    connection.after_commit(lambda: done.append(is_after_commit()))
+    handler = BrokenHandler()
+    logging.getLogger("flask_litestack").addHandler(handler)
+    try:
+        with pytest.raises((KeyboardInterrupt, OSError)):
+            connection.commit()
+    finally:
+        logging.getLogger("flask_litestack").removeHandler(handler)
+    assert done == [True]
+    assert not is_after_commit()
+    assert count(connection) == 0
+
+
+def test_a_piece_of_work_before_the_commit_that_fails_keeps_what_comes_after_it_from_running(
+    connection: Connection,
+) -> None:
+    """Also when nothing was written."""
+
+    def fail() -> None:
+        raise ValueError
+
+    done: list[str] = []
+    connection.after_commit(lambda: done.append("never"), before=fail)
+    with pytest.raises(ValueError):  # noqa: PT011
+        connection.commit()
+    connection.commit()
+    assert done == []
 
 
 def test_a_transaction_that_sqlite_rolled_back_does_not_go_on_as_another(

@@ -74,22 +74,6 @@ def test_nothing_runs_before_the_first_commit_and_after_the_last(
     quiet.close()
 
 
-def test_a_long_reader_does_not_keep_commits_from_being_synced(
-    connection: Connection, tmp_path: Path
-) -> None:
-    connection.execute("CREATE TABLE t (a)")
-    connection.commit()
-    reader = sqlite.connect(tmp_path / "data.sqlite3")
-    snapshot = reader.begin_read()
-    connection.execute("INSERT INTO t VALUES (1)")
-    connection.commit()
-    file_at(tmp_path / "data.sqlite3").syncer.sync()
-    assert reader.execute("SELECT count(*) FROM t").fetchone() == (0,)
-    reader.end_read(snapshot)
-    assert reader.execute("SELECT count(*) FROM t").fetchone() == (1,)
-    reader.close()
-
-
 def test_the_log_starts_anew_under_writers_that_never_pause(
     connection: Connection, tmp_path: Path
 ) -> None:
@@ -152,6 +136,80 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk()
     monkeypatch.setattr(sync, "_fdatasync", disk.sync)
     return disk
+
+
+@linux
+def test_a_long_reader_does_not_keep_commits_from_being_synced(
+    connection: Connection, disk: Disk, tmp_path: Path
+) -> None:
+    connection.execute("CREATE TABLE t (a)")
+    connection.commit()
+    syncer = file_at(tmp_path / "data.sqlite3").syncer
+    syncer.sync()
+    assert disk.synced == []  # SQLite itself has synced what it wrote
+    reader = sqlite.connect(tmp_path / "data.sqlite3")
+    snapshot = reader.begin_read()
+    connection.execute("INSERT INTO t VALUES (1)")
+    connection.commit()
+    syncer.sync()
+    assert disk.synced == ["data.sqlite3-wal"]
+    assert reader.execute("SELECT count(*) FROM t").fetchone() == (0,)
+    reader.end_read(snapshot)
+    assert reader.execute("SELECT count(*) FROM t").fetchone() == (1,)
+    reader.close()
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """A process that may not start another thread, until this is undone."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        yield patch
+
+
+@linux
+def test_without_a_thread_each_commit_syncs_by_itself(
+    connection: Connection,
+    disk: Disk,
+    no_threads: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done: list[int] = []
+    for count in range(1, 3):
+        connection.execute(f"CREATE TABLE t{count} (a)")
+        connection.after_commit(lambda: done.append(len(disk.synced)))
+        connection.commit()
+    assert done == [1, 2]
+    assert caplog.text.count("no thread for the checkpoints") == 1
+    no_threads.undo()
+    connection.execute("INSERT INTO t1 VALUES (zeroblob(100000))")
+    connection.commit()
+    assert "litestack-sync data.sqlite3" in syncers()
+    assert eventually(lambda: backfilled(connection))
+
+
+def test_a_file_that_fails_at_exit_does_not_keep_the_others_from_being_checkpointed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    connections = [sqlite.connect(tmp_path / f"{number}.sqlite3") for number in range(5)]
+    for connection in connections:
+        connection.execute("CREATE TABLE t (a)")
+        connection.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    broken = tmp_path / "broken.sqlite3"
+    broken.write_bytes(b"this is not a database, and long enough to be looked at" * 20)
+    file_at(broken).syncer.note()
+    for connection in connections:
+        connection.commit()
+    sync._sync_all()
+    broken.unlink()
+    assert "the last checkpoint of " in caplog.text
+    assert all(backfilled(connection) for connection in connections)
+    for connection in connections:
+        connection.close()
 
 
 @pytest.fixture
@@ -239,9 +297,12 @@ def test_a_disk_that_fails_to_sync_is_an_error_of_the_commit(
     durable: Connection, disk: Disk
 ) -> None:
     disk.broken = True
+    done: list[str] = []
     durable.execute("INSERT INTO t VALUES (1)")
+    durable.after_commit(lambda: done.append("the commit stands"))
     with pytest.raises(StoreError, match=r"data\.sqlite3-wal.*Check the disk"):
         durable.commit()
+    assert done == ["the commit stands"]
     disk.broken = False
     durable.execute("INSERT INTO t VALUES (2)")  # the write lock is free, the connection whole
     durable.commit()
