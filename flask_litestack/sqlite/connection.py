@@ -593,6 +593,8 @@ class Connection(driver.Connection):
     def _timed_out(self, error: driver.OperationalError | None) -> LockError:
         if self._file is None:
             return LockError(f"{error}; waited {self._timeout:.1f} s")
+        if not self.in_transaction:
+            self._release()  # what begins by itself has a note there that it holds the lock
         return self._file.queue.timeout(self._timeout)
 
     def _turns(self, deadline: float) -> Iterator[None]:

@@ -209,25 +209,29 @@ def test_executescript_that_fails_half_way_gives_its_turn_back(
 HOLD = """
 import sys, time
 from flask_litestack import sqlite
-connection = sqlite.connect(sys.argv[1])
-connection.begin_immediate()
+from flask_litestack.sqlite import driver
+connect = {"ours": sqlite.connect, "foreign": driver.module.connect}[sys.argv[2]]
+connection = connect(sys.argv[1])
+connection.execute("BEGIN IMMEDIATE")
 print("held", flush=True)
 time.sleep(60)
 """
 
 
 @pytest.mark.parametrize("way", ["execute", "executescript"])
+@pytest.mark.parametrize("kind", ["ours", "foreign"])
 def test_a_statement_of_its_own_waits_in_vain_for_a_holder_whom_it_names(
-    path: Path, other: Connection, way: str
+    path: Path, other: Connection, way: str, kind: str
 ) -> None:
     other.isolation_level = None
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(path), kind], stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
+        named = f"process {holder.pid} " if kind == "ours" else "not one of this stack's"
         for _ in range(2):  # the first one has not put itself in the holder's place
-            with pytest.raises(LockTimeout, match=f"process {holder.pid} "):
+            with pytest.raises(LockTimeout, match=named):
                 getattr(other, way)("DELETE FROM item")
         holder.kill()
     getattr(other, way)("DELETE FROM item")
