@@ -206,7 +206,43 @@ def _measure_ours(options: argparse.Namespace, folder: Path) -> dict[str, float]
     found |= _beside_many(options, folder, ours)
     found |= _killed(folder, ours)
     found |= _web_writer(options, folder, ours)
+    found["pss_role"] = _pss_as_a_role()
     return found | times
+
+
+def _pss_as_a_role() -> float:
+    """Megabytes that the jobs role adds to a server of gunicorn, after it has run a job."""
+    without, added = _pss_of_server(has_jobs=False), _pss_of_server(has_jobs=True)
+    added -= without
+    print(f"  worker as a role of gunicorn's: {added:.1f} MB more than {without:.1f} (PSS)")
+    return added
+
+
+def _pss_of_server(*, has_jobs: bool) -> float:
+    from .jobs_apps import ours
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [str(BIN / "gunicorn"), "--bind", address, "--access-logfile", os.devnull]
+    command += ["--config", "python:flask_litestack.gunicorn"]
+    process = subprocess.Popen(
+        [*command, "benchmarks.jobs_apps.ours:create_app()"],
+        cwd=TREE,
+        env={**os.environ, "FLASK_LITESTACK_JOBS_IN_SERVER": json.dumps(has_jobs)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait(lambda: len(_tree(process.pid)) == 2 + has_jobs)
+        if has_jobs:
+            job = ours.noop.enqueue(0)
+            _wait(lambda: ours.litestack.jobs.get(job.id).state == "succeeded")
+        time.sleep(1.0)
+        return _pss(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _beside_many(options: argparse.Namespace, folder: Path, ours: Any) -> dict[str, float]:

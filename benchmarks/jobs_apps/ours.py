@@ -48,6 +48,7 @@ def sleep(n: int) -> None:
 
 def create_app() -> Flask:
     app = Flask("bench")
+    app.config.from_prefixed_env()
     app.config["LITESTACK_DATA_PATH"] = FOLDER / "ours"
     litestack.init_app(app)
     return app
