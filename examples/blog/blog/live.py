@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask_login import current_user
 
 from . import litestack
-from .models import Comment, Post
+from .models import ID, Comment, Post
 
 
 @litestack.cable.connect
@@ -15,7 +15,7 @@ def who() -> int | None:
     return user_id
 
 
-@litestack.channel("posts/<int:post_id>", presence="count")
+@litestack.channel(f"posts/<{ID}:post_id>", presence="count")
 def readers(post_id: int) -> bool:
     """Let those follow a post who may see it."""
     post = litestack.db.session.get(Post, post_id)

@@ -25,6 +25,7 @@ def send(to: str, subject: str, text: str) -> None:
 
     :raises OSError: if the server cannot be reached, or refuses: SMTPException is one.
     """
+    subject = " ".join(subject.split())  # a header is one line, and somebody's title may be two
     message = EmailMessage()
     message["From"] = current_app.config["MAIL_FROM"]
     message["To"] = to

@@ -28,6 +28,11 @@ from sqlalchemy.orm import (
 
 from . import markdown
 
+LARGEST_ID = 2**63 - 1  # that SQLite has
+
+#: A row's id as a part of a URL, or of a channel's name; what is larger is not found.
+ID = f"int(max={LARGEST_ID})"
+
 
 class UTCDateTime(TypeDecorator[datetime]):
     """A time with its zone, which SQLite cannot store: kept in UTC, and returned as such."""

@@ -10,6 +10,8 @@ from flask import abort
 from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from .models import LARGEST_ID
+
 T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -57,6 +59,9 @@ def _mark(time: datetime, row_id: int) -> str:
 def _parse(mark: str) -> tuple[datetime, int]:
     try:
         microseconds, row_id = map(int, mark.split("-"))
-        return _EPOCH + microseconds * _MICROSECOND, row_id
+        time = _EPOCH + microseconds * _MICROSECOND
     except (ValueError, OverflowError):
         abort(404)
+    if row_id > LARGEST_ID:
+        abort(404)
+    return time, row_id

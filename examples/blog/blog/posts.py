@@ -8,7 +8,6 @@ from itertools import count
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user, login_required
-from flask_wtf import FlaskForm
 from markupsafe import Markup
 from slugify import slugify
 from sqlalchemy import select
@@ -17,7 +16,8 @@ from wtforms import DateTimeLocalField, StringField, TextAreaField
 from wtforms.validators import DataRequired, Length, Optional
 
 from . import fragments, litestack, live, tasks
-from .models import Comment, Post, now
+from .forms import TextForm
+from .models import ID, Comment, Post, now
 from .pagination import paginate
 
 blueprint = Blueprint("posts", __name__)
@@ -30,7 +30,7 @@ def in_utc(time: datetime | None) -> datetime | None:
     return time.replace(tzinfo=UTC) if time else None
 
 
-class PostForm(FlaskForm):
+class PostForm(TextForm):
     title = StringField("Title", [DataRequired(), Length(max=150)])
     body = TextAreaField(
         "Text",
@@ -47,7 +47,7 @@ class PostForm(FlaskForm):
     )
 
 
-class CommentForm(FlaskForm):
+class CommentForm(TextForm):
     body = TextAreaField("Your comment", [DataRequired(), Length(max=5_000)], render_kw={"rows": 4})
 
 
@@ -141,7 +141,7 @@ def delete(slug: str) -> ResponseReturnValue:
     return redirect(url_for(".index"))
 
 
-@blueprint.post("/comments/<int:comment_id>/delete")
+@blueprint.post(f"/comments/<{ID}:comment_id>/delete")
 @login_required
 def delete_comment(comment_id: int) -> ResponseReturnValue:
     comment = litestack.db.session.get(Comment, comment_id) or abort(404)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -58,7 +59,7 @@ class Visitor:
         assert response.status_code == 200, response.status
         return response.text
 
-    def submit(self, url: str, *, page: str | None = None, **fields: str) -> TestResponse:
+    def submit(self, url: str, *, page: str | None = None, **fields: Any) -> TestResponse:
         """Open ``page`` (by default the form's own URL), fill in its form and send it."""
         token = re.search(r'name="csrf_token"[^>]* value="([^"]+)"', self.get(page or url).text)
         return self.client.post(url, data={**fields, "csrf_token": token[1] if token else ""})

@@ -113,6 +113,10 @@ def test_a_comment_is_deleted_by_its_author_or_the_posts(
     assert "No comments yet." in ann.see(url)
 
 
+def test_a_comment_of_an_id_that_no_row_can_have_is_not_found(ann: Visitor) -> None:
+    assert ann.submit(f"/comments/{2**63}/delete", page="/").status_code == 404
+
+
 def test_who_wants_to_comment_logs_in_first(ann: Visitor, reader: Visitor) -> None:
     url = ann.publish("Post")
     assert f"/login?next={url}" in reader.see(url)
@@ -152,7 +156,7 @@ def test_older_comments_are_on_the_next_page(app: Flask, ann: Visitor) -> None:
     assert "number 9." in ann.see(older)
 
 
-@pytest.mark.parametrize("mark", ["", "x", "1", "1-2-3", f"{10**30}-1", "-1-1"])
+@pytest.mark.parametrize("mark", ["", "x", "1", "1-2-3", f"{10**30}-1", "-1-1", f"1-{2**63}"])
 def test_a_mark_that_is_none_is_not_found(reader: Visitor, mark: str) -> None:
     assert reader.get(f"/?before={mark}").status_code == 404
 

@@ -30,6 +30,15 @@ def test_a_posts_author_is_told_about_a_comment(
     assert "http://localhost/posts/tea#comment-1" in printed
 
 
+def test_a_title_of_two_lines_is_one_in_a_mail(
+    ann: Visitor, bob: Visitor, jobs: JobTester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bob.comment(ann.publish("Tea\nand\u2028cake"), "Yes.")
+    [job] = jobs.run()
+    assert job.state == "succeeded"
+    assert "Subject: Bob commented on “Tea and cake”\n" in capsys.readouterr().out
+
+
 def test_nobody_is_told_of_their_own_comment_or_of_a_deleted_one(
     ann: Visitor, bob: Visitor, jobs: JobTester, capsys: pytest.CaptureFixture[str]
 ) -> None:

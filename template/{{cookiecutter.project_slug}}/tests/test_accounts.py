@@ -7,7 +7,7 @@ from sqlalchemy import select
 from {{ cookiecutter.__package }} import litestack
 from {{ cookiecutter.__package }}.models import User
 
-from .conftest import Visitor
+from .conftest import PASSWORD, Visitor, registered
 
 
 def test_who_registers_is_logged_in(reader: Visitor) -> None:
@@ -37,6 +37,12 @@ def test_a_name_or_an_address_can_be_taken_once(ann: Visitor, reader: Visitor) -
     assert "There is an account with this address." in page
 
 
+def test_a_taken_name_is_refused_whatever_its_letters(app: Flask, reader: Visitor) -> None:
+    registered(app, "Ömer")
+    page = reader.submit("/register", name="Ömer", email="o@example.com", password=PASSWORD).text
+    assert "Somebody else has this name." in page
+
+
 @pytest.mark.parametrize(
     ("field", "value", "complaint"),
     [
@@ -62,7 +68,21 @@ def test_log_in_leads_on_to_the_page_that_asked_for_it(ann: Visitor, reader: Vis
     assert reader.log_in("Ann", url=asked).location == "/write"
 
 
-@pytest.mark.parametrize("elsewhere", ["https://evil.example", "//evil.example", "/\\evil.example"])
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "/%5Cevil.example",
+        "/%09/evil.example",
+        "/%0a/evil.example",
+        "/%0d/evil.example",
+        "%09//evil.example",
+        "/%20/evil.example",
+        "/%00/evil.example",
+    ],
+)
 def test_log_in_never_leads_to_another_site(ann: Visitor, reader: Visitor, elsewhere: str) -> None:
     assert reader.log_in("Ann", url=f"/login?next={elsewhere}").location == "/"
 

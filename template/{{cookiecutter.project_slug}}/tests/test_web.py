@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,13 @@ def test_a_failure_has_a_page_that_needs_no_database(app: Flask, ann: Visitor) -
 def test_up_tells_more_to_who_knows_the_token(app: Flask, reader: Visitor) -> None:
     assert reader.see("/up") == "up\n"
     assert reader.get("/up?verbose").status_code == 401
+
+
+@pytest.mark.parametrize("field", ["title", "body", "published_at"])
+def test_a_file_in_place_of_a_text_is_as_none(ann: Visitor, field: str) -> None:
+    file = (BytesIO(b"x"), "x.txt")
+    response = ann.submit("/write", **{"title": "x", "body": "x", field: file})
+    assert response.status_code == (302 if field == "published_at" else 200)
 
 
 def test_too_long_a_text_is_refused(ann: Visitor) -> None:

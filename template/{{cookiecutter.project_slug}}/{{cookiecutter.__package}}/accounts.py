@@ -8,13 +8,13 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask import session as cookie
 from flask.typing import ResponseReturnValue
 from flask_login import LoginManager, current_user, login_user, logout_user
-from flask_wtf import FlaskForm
 from sqlalchemy import func, select
 from werkzeug.security import check_password_hash, generate_password_hash
 from wtforms import EmailField, PasswordField, StringField
 from wtforms.validators import DataRequired, Length, Regexp
 
 from . import litestack
+from .forms import TextForm
 from .models import User, now
 
 blueprint = Blueprint("accounts", __name__)
@@ -26,6 +26,10 @@ login_manager.login_message = "Please log in first."
 #: Checked for an unknown address, so that the answer takes as long as for a known one.
 NOBODYS_HASH = f"scrypt:32768:8:1$nobody${'0' * 128}"
 
+#: A path on this site: "//elsewhere" and "/\elsewhere" lead away from it, and so does
+#: "/<tab>/elsewhere", for browsers drop such characters.
+OWN_PATH = re.compile(r"/(?!/)[^\\\s\x00-\x1f\x7f]*")
+
 
 def stripped(text: str | None) -> str | None:
     return text.strip() if text else text
@@ -35,7 +39,7 @@ def lowered(text: str | None) -> str | None:
     return text.strip().lower() if text else text
 
 
-class RegisterForm(FlaskForm):
+class RegisterForm(TextForm):
     name = StringField(
         "Name",
         [DataRequired(), Length(max=50)],
@@ -58,7 +62,7 @@ class RegisterForm(FlaskForm):
     )
 
 
-class LoginForm(FlaskForm):
+class LoginForm(TextForm):
     email = EmailField(
         "Email", [DataRequired()], filters=[lowered], render_kw={"autocomplete": "email"}
     )
@@ -89,7 +93,8 @@ def register() -> ResponseReturnValue:
 def save_new(user: User, form: RegisterForm) -> bool:
     """Save a user unless the name or the address is taken; the form then says so."""
     with litestack.db.write() as session:  # nobody else can take them between look and leap
-        same_name = select(User.id).where(func.lower(User.name) == user.name.lower())
+        # SQLite lowers both sides: it knows A to Z alone, Python would make more of the new one.
+        same_name = select(User.id).where(func.lower(User.name) == func.lower(user.name))
         same_email = select(User.id).where(User.email == user.email)
         if session.scalar(same_name):
             form.name.errors.append("Somebody else has this name.")
@@ -131,5 +136,4 @@ def logged_in(user: User) -> ResponseReturnValue:
     login_user(user)
     flash(f"Welcome, {user.name}.")
     page = request.args.get("next", "")
-    # Only a path on this site: "//elsewhere" and "/\elsewhere" lead away from it.
-    return redirect(page if re.match(r"/(?![/\\])", page) else url_for("posts.index"))
+    return redirect(page if OWN_PATH.fullmatch(page) else url_for("posts.index"))
