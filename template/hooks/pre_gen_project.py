@@ -9,24 +9,52 @@ PACKAGE = {{ cookiecutter.__package | tojson }}
 FLY_APP = {{ cookiecutter.fly_app_name | tojson }}
 FLY_REGION = {{ cookiecutter.fly_region | tojson }}
 
-#: Packages the project imports, and its own tests: a package of that name would hide them.
-TAKEN = {
+#: What the project and its tests install, by the names of imports and of distributions: a package
+#: of that name would hide it.
+INSTALLED = {
     "alembic",
+    "blinker",
+    "cachelib",
+    "click",
+    "cronsim",
     "flask",
+    "flask_caching",
     "flask_litestack",
     "flask_login",
+    "flask_sock",
     "flask_wtf",
+    "greenlet",
     "gunicorn",
+    "h11",
+    "iniconfig",
+    "itsdangerous",
     "jinja2",
+    "mako",
+    "markupsafe",
     "mistune",
     "nh3",
+    "packaging",
+    "pluggy",
+    "py",
+    "pygments",
+    "pysqlite3",
     "pytest",
+    "python_slugify",
+    "simple_websocket",
     "slugify",
     "sqlalchemy",
-    "tests",
+    "text_unidecode",
+    "typing_extensions",
+    "tzdata",
     "werkzeug",
+    "wsproto",
     "wtforms",
 }
+
+#: Folders that the project itself has, or that its .gitignore leaves out.
+OWN = {"build", "dist", "instance", "tests", "wheels"}
+
+TAKEN = INSTALLED | OWN | sys.stdlib_module_names
 
 
 def problem() -> str | None:
@@ -36,8 +64,11 @@ def problem() -> str | None:
             f"project_slug {SLUG!r} must be lower-case letters, digits, single - or _, "
             "beginning with a letter, for example 'my-blog'."
         )
-    if PACKAGE in TAKEN or PACKAGE in sys.stdlib_module_names or keyword.iskeyword(PACKAGE):
-        return f"project_slug {SLUG!r} would hide Python's or a library's own {PACKAGE!r}; add a word."
+    if PACKAGE in TAKEN or keyword.iskeyword(PACKAGE):
+        return (
+            f"project_slug {SLUG!r} would hide Python's, a library's or the project's own "
+            f"{PACKAGE!r}; add a word."
+        )
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", FLY_APP):
         return (
             f"fly_app_name {FLY_APP!r} must be lower-case letters, digits and single -, "

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from .conftest import ROOT, Bake, git
 
@@ -72,7 +75,23 @@ def test_nothing_of_the_cookiecutter_is_left_in_a_project(bake: Bake, tmp_path: 
 
 @pytest.mark.parametrize(
     "slug",
-    ["Blog", "2nd", "my blog", "a--b", "-a", "a/b", "émile", 'a"b', "flask", "email", "class"],
+    [
+        "Blog",
+        "2nd",
+        "my blog",
+        "a--b",
+        "-a",
+        "a/b",
+        "émile",
+        'a"b',
+        "click",
+        "flask-wtf",
+        "python-slugify",
+        "tests",
+        "build",
+        "email",
+        "class",
+    ],
 )
 def test_a_bad_slug_is_refused_in_one_sentence(bake: Bake, tmp_path: Path, slug: str) -> None:
     done = bake(project_slug=slug)
@@ -81,6 +100,45 @@ def test_a_bad_slug_is_refused_in_one_sentence(bake: Bake, tmp_path: Path, slug:
     assert len(said) == 1
     assert said[0].startswith("ERROR: project_slug ")
     assert [name for name in files(tmp_path) if not name.startswith("home")] == []
+
+
+def test_every_package_that_a_project_installs_has_a_name_that_is_refused() -> None:
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
+    listed = project["dependencies"] + project["optional-dependencies"]["dev"]
+    installed = with_all_they_need([Requirement(line) for line in listed])
+    imported = {
+        name
+        for name, distributions in packages_distributions().items()
+        if installed & {underscored(distribution) for distribution in distributions}
+    }
+    hook = ast.parse((ROOT / "template" / "hooks" / "pre_gen_project.py").read_text())
+    [refused] = [
+        ast.literal_eval(node.value)
+        for node in hook.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "INSTALLED"
+    ]
+
+    assert {"click", "flask_litestack", "wsproto"} <= installed | imported
+    assert {name for name in installed | imported if name[0].isalpha()} - refused == set()
+
+
+def with_all_they_need(requirements: list[Requirement]) -> set[str]:
+    """The names of these distributions, and of those that they require, and so on."""
+    todo, seen = list(requirements), set()
+    while todo:
+        requirement = todo.pop()
+        if str(requirement) in seen:
+            continue
+        seen.add(str(requirement))
+        extras = requirement.extras | {""}
+        for needed in map(Requirement, requires(requirement.name) or []):
+            if not needed.marker or any(needed.marker.evaluate({"extra": e}) for e in extras):
+                todo.append(needed)
+    return {underscored(Requirement(line).name) for line in seen}
+
+
+def underscored(distribution: str) -> str:
+    return distribution.lower().replace("-", "_").replace(".", "_")
 
 
 @pytest.mark.parametrize(
