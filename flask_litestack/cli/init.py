@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import click
 from flask import Flask
 from flask.cli import ScriptInfo
 from jinja2 import Environment, StrictUndefined
+from werkzeug.utils import secure_filename
 
 from .. import extension
 
@@ -63,15 +65,25 @@ def command(context: click.Context, check: bool) -> None:
 def _render(template: str, folder: Path, app: str) -> str:
     source = (files(__package__) / "templates" / template).read_text()
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
-    name = folder.name.lower().replace("_", "-")
     return environment.from_string(source).render(
-        app=app, name=name, requirements=_requirements(folder).name
+        app=_docker_quoted(app), name=_fly_name(folder), requirements=_requirements(folder).name
     )
+
+
+def _docker_quoted(text: str) -> str:
+    """Quote a value for ENV; inside of quotes Docker takes these characters for more."""
+    return '"' + re.sub(r'(["\\$])', r"\\\1", text) + '"'
+
+
+def _fly_name(folder: Path) -> str:
+    """Make a name for Fly.io: lower-case letters, digits and single dashes, a letter first."""
+    name = re.sub(r"[._-]+", "-", secure_filename(folder.name).lower()).strip("-")
+    return name if name[:1].isalpha() else f"app-{name}".strip("-")
 
 
 def _steps(app: Flask, folder: Path) -> Iterator[Step]:
     path = _requirements(folder)
-    if not path.exists() or "flask-litestack" not in path.read_text():
+    if not path.exists() or not re.search("flask[-_.]litestack", path.read_text(), re.IGNORECASE):
         yield Step(f"To the dependencies in {path.name}", f"    {DEPENDENCY}")
     if extension.NAME not in app.extensions:
         adopted = app.extensions.get("sqlalchemy")

@@ -153,7 +153,47 @@ def test_a_project_of_pyproject_toml_is_installed_as_one(plain: Path) -> None:
     done = litestack(plain, "init")
 
     assert "To the dependencies in pyproject.toml" in done.stdout
-    assert "install --no-cache-dir ." in (plain / "Dockerfile").read_text()
+    assert "--find-links wheels .\n" in (plain / "Dockerfile").read_text()
+
+
+def test_packages_may_come_from_a_folder_beside_the_dockerfile(plain: Path) -> None:
+    litestack(plain, "init")
+
+    assert "--find-links wheels -r requirements.txt\n" in (plain / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["flask_litestack", "Flask-Litestack", "flask-litestack[serve]>=1"]
+)
+def test_we_are_found_among_the_dependencies_however_we_are_written(plain: Path, name: str) -> None:
+    (plain / "requirements.txt").write_text(f"flask\n{name}\n")
+
+    assert "To the dependencies" not in litestack(plain, "init").stdout
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("My Shop (v2)", "my-shop-v2"),
+        ("blüte.example", "blute-example"),
+        ("2048", "app-2048"),
+        ("茶", "app"),
+    ],
+)
+def test_any_folder_gives_a_name_that_fly_takes(plain: Path, folder: str, name: str) -> None:
+    renamed = plain.rename(plain.with_name(folder))
+
+    assert litestack(renamed, "init").returncode == 0
+    assert tomllib.loads((renamed / "fly.toml").read_text())["app"] == name
+
+
+def test_a_call_of_the_factory_is_quoted_as_docker_wants_it(plain: Path) -> None:
+    source = PLAIN.replace("def create_app():", "def create_app(mode, price):")
+    (plain / "shop.py").write_text(source)
+
+    assert litestack(plain, "init", FLASK_APP='shop:create_app("prod", "$1")').returncode == 0
+    dockerfile = (plain / "Dockerfile").read_text()
+    assert r' FLASK_APP="shop:create_app(\"prod\", \"\$1\")" ' in dockerfile
 
 
 def test_fly_toml_is_that_of_the_template(plain: Path) -> None:
