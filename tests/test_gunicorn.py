@@ -9,11 +9,13 @@ import signal
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from flask_litestack.sqlite import connect
 from tests.servers import BIN, Server, environment, running, wait_until
 
 GUNICORN = [
@@ -210,6 +212,30 @@ def test_ttin_and_ttou_change_the_number_of_workers(shop: Path) -> None:
         wait_until(lambda: len(server.children()) == 2)
         assert int(server.get("/add")) >= 2
         assert server.terminate() == 0
+
+
+def test_a_factory_may_use_the_database_before_the_workers_are_forked(shop: Path) -> None:
+    created = "        litestack.db.create_all()\n"
+    used = created + (
+        "        with litestack.db.write() as session:\n"
+        "            session.add(Item())\n"
+        "        litestack.db.session.query(Item).all()\n"
+    )
+    answer = "return str(litestack.db.session.query(Item).count())"
+    source = SHOP.replace(created, used).replace(answer, "return str(os.getpid())")
+    (shop / "shop.py").write_text(source)
+    with running(GUNICORN, shop, {"WEB_CONCURRENCY": "2"}) as server:
+        writers: list[str] = []
+        with ThreadPoolExecutor(4) as clients:
+            while len(set(writers)) < 2 or len(writers) < 200:
+                writers += clients.map(server.get, ["/add"] * 50)
+        assert server.terminate() == 0
+        assert "Error" not in server.output()
+
+    with closing(connect(shop / "data" / "data.sqlite3")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        [count] = connection.execute("SELECT count(*) FROM item").fetchone()
+    assert count == 1 + len(writers)
 
 
 def test_reload_serves_the_code_that_was_changed(shop: Path) -> None:
