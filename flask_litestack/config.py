@@ -150,6 +150,8 @@ def _checked(key: str, value: Any, kind: Any) -> Any:
         return None
     if float in options and type(value) is int:
         value = float(value)
+    if str in options and type(value) is int:
+        value = str(value)  # digits alone in an environment variable, which Flask reads as JSON
     if type(value) not in options:
         names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
         raise ConfigError(f"{key} = {value!r} must be of type {names}, not {type(value).__name__}.")

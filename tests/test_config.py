@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from flask_litestack import ConfigError
 from flask_litestack.config import Settings, load
@@ -43,6 +44,7 @@ def test_an_unknown_key_names_the_nearest_known_one() -> None:
         ("LITESTACK_GUARD", "yes"),
         ("LITESTACK_DATA_PATH", ""),
         ("LITESTACK_DATA_PATH", 7),
+        ("LITESTACK_UP_TOKEN", True),
     ],
 )
 def test_a_value_of_the_wrong_type_names_its_key(key: str, value: Any) -> None:
@@ -59,6 +61,15 @@ def test_an_integer_is_a_time_too() -> None:
 )
 def test_several_names_are_a_list_or_separated(value: Any) -> None:
     assert loaded(LITESTACK_JOBS_QUEUES=value).jobs_queues == ("mail", "default")
+
+
+def test_a_text_of_digits_alone_may_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FLASK_LITESTACK_UP_TOKEN", "123456")
+    app = Flask("shop")
+    app.config.from_prefixed_env()
+    assert loaded(**app.config).up_token == "123456"
 
 
 def test_a_relative_path_is_taken_from_the_root_path() -> None:
