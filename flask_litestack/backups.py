@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,16 +14,30 @@ from .config import Settings
 from .db import Database
 from .errors import BackupError
 from .sqlite import backup as sqlite_backup
+from .sqlite import filesystem
 from .sqlite.backup import Manifest, Progress
+from .sqlite.databases import Databases
 from .sqlite.health import Finding, Severity
+
+log = logging.getLogger("flask_litestack")
 
 #: Left out: it may be deleted at any time, and after a restore it would be wrong.
 CACHE = "cache.sqlite3"
+
+#: What an app makes anew where it is missing: not worth a backup that fails.
+EXPENDABLE = frozenset({CACHE, "cable.sqlite3", "metrics.sqlite3"})
 
 #: The file in the data folder that remembers the last backup, for ``status``.
 LAST = "last_backup.json"
 
 SECRET_KEY = "secret_key"
+
+#: Files of the data folder that would be wrong elsewhere or later: which machine serves it, locks,
+#: notes, drafts, and databases that were put aside because they were damaged.
+LEFT_OUT = re.compile(
+    r"\..*|machine(\.[0-9a-f]+)?|.*\.lock|.*\.damaged-\d+|.*\.corrupt|litestream\.yml"
+    rf"|{re.escape(LAST)}|{re.escape(filesystem.UNFINISHED)}"
+)
 
 #: Seconds after which a backup is too old: a nightly one has failed.
 OLD = 48 * 3600.0
@@ -40,34 +57,43 @@ def backup(
     :param destination: the folder for it; None: ``backups`` in the data folder.
     :raises BackupError: if there is nothing to back up, or see :func:`.sqlite.backup.backup`.
     """
-    databases = _databases(settings, database)
-    if not databases:
+    databases = database.files(settings.data_path)
+    found = _existing(databases)
+    if not found:
         raise BackupError(f"there is no database in {settings.data_path} yet.")
     path, manifest = sqlite_backup.backup(
-        databases,
-        _others(settings),
+        found,
+        _others(databases),
         destination or settings.data_path / "backups",
+        expendable=EXPENDABLE,
         keep=keep,
         compress=compress,
         progress=progress,
         busy_timeout=settings.busy_timeout,
     )
+    for name, damage in manifest.left_out.items():
+        log.warning(
+            "%s is damaged, and not in the backup; the app makes a new one: %s", name, damage
+        )
     _remember(settings.data_path, path.absolute(), manifest.created_at)
     return path, manifest
 
 
 def last(folder: Path) -> dict[str, str] | None:
-    """Return the path and the time of the last backup that was verified."""
+    """Return the path and the time of the last backup that was verified; None without a note."""
     try:
-        found: dict[str, str] = json.loads((folder / LAST).read_text())
+        found = json.loads((folder / LAST).read_text())
+        return {"path": str(found["path"]), "created_at": _moment(found).isoformat()}
     except FileNotFoundError:
         return None
-    return found
+    except (ValueError, KeyError, TypeError):
+        log.warning("%s is damaged; the next backup writes it anew.", folder / LAST)
+        return None
 
 
 def check(settings: Settings, database: Database) -> Iterator[Finding]:
     """Look at the age of the last backup, where there is something to lose."""
-    if not _databases(settings, database):
+    if not _existing(database.files(settings.data_path)):
         return
     if settings.litestream_url:
         what = f"Litestream copies the database to {settings.litestream_url}."
@@ -76,9 +102,9 @@ def check(settings: Settings, database: Database) -> Iterator[Finding]:
     found = last(settings.data_path)
     fix = "Run `flask litestack backup`, and every night a task that calls litestack.backup()."
     if found is None:
-        yield Finding("backup", Severity.WARNING, "There has never been a backup.", fix)
+        yield Finding("backup", Severity.WARNING, "No backup is known of.", fix)
         return
-    age = (datetime.now(UTC) - datetime.fromisoformat(found["created_at"])).total_seconds()
+    age = (datetime.now(UTC) - _moment(found)).total_seconds()
     what = f"The last backup is {age / 3600:.0f} hours old: {found['path']}."
     if age > OLD:
         yield Finding("backup", Severity.WARNING, what, fix)
@@ -86,25 +112,36 @@ def check(settings: Settings, database: Database) -> Iterator[Finding]:
         yield Finding("backup", Severity.OK, what)
 
 
-def _databases(settings: Settings, database: Database) -> list[Path]:
-    """List the databases of the stack: the app's own first, wherever that is."""
-    rest = (path for path in sorted(settings.data_path.glob("*.sqlite3")) if path.name != CACHE)
-    return [path for path in dict.fromkeys([database.path, *rest]) if path.exists()]
+def places(databases: Databases) -> dict[str, Path]:
+    """Name where a restore puts what does not belong into the data folder."""
+    return {path.name: path for path in databases.engines}
 
 
-def _others(settings: Settings) -> list[Path]:
+def _existing(databases: Databases) -> list[Path]:
+    """List the databases to back up: the app's own first."""
+    return [path for path in databases.existing() if path.name != CACHE]
+
+
+def _others(databases: Databases) -> list[Path]:
     """List the files in the data folder that are no databases: the secret key, for one."""
     return [
         path
-        for path in sorted(settings.data_path.iterdir())
+        for path in sorted(databases.folder.iterdir())
         if path.is_file()
-        and ".sqlite3" not in path.name
-        and not path.name.startswith(".")
-        and path.name != LAST
+        and path not in databases
+        and not LEFT_OUT.fullmatch(path.name)
+        and not sqlite_backup.is_backup_name(path.name)
     ]
+
+
+def _moment(note: Mapping[str, str]) -> datetime:
+    return datetime.fromisoformat(note["created_at"])
 
 
 def _remember(folder: Path, backup: Path, created_at: str) -> None:
     draft = folder / f".{LAST}"
-    draft.write_text(json.dumps({"path": str(backup), "created_at": created_at}) + "\n")
+    with open(draft, "w") as file:
+        json.dump({"path": str(backup), "created_at": created_at}, file)
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(folder / LAST)

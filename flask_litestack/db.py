@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from flask import g, has_request_context, request
 from flask.globals import app_ctx
@@ -19,6 +20,7 @@ from .errors import ConfigError, ReadOnlyError, TransactionError
 from .perapp import PerApp
 from .process import activity
 from .sqlite.connection import Connection, connect, is_after_commit
+from .sqlite.databases import Databases
 from .sqlite.tuning import raw, tune
 
 FILE = "data.sqlite3"
@@ -54,10 +56,10 @@ class Database:
     @property
     def path(self) -> Path:
         """The file of the app's tables."""
-        database = self.engine.url.database
-        if not database or database == ":memory:":
+        path = _file_of(self.engine)
+        if path is None:
             raise ConfigError("the app's database is in memory, which is good for tests only.")
-        return Path(database).absolute()
+        return path
 
     @property
     def engine(self) -> Engine:
@@ -84,6 +86,20 @@ class Database:
             session = Session(self.engine)
             setattr(g, self._key, session)
         return session
+
+    def files(self, folder: Path) -> Databases:
+        """Name the databases of the app in the data folder and of all its engines; open none."""
+        if self._adopted is None:
+            return Databases.of(folder, [folder / FILE])
+        engines = [_default_engine(self._adopted), *self._adopted.engines.values()]
+        return Databases.of(folder, filter(None, map(_file_of, engines)))
+
+    def dispose(self) -> None:
+        """Close the connections that the pools of all engines keep."""
+        self.engine.dispose()
+        if self._adopted is not None:
+            for engine in self._adopted.engines.values():
+                engine.dispose()
 
     def create_all(self) -> None:
         """Create the tables that are missing, in one transaction."""
@@ -288,6 +304,16 @@ def _default_engine(adopted: Any) -> Engine:
             engine: Engine = engines[key]
             return engine
     raise ConfigError("the adopted db object has no default engine.")
+
+
+def _file_of(engine: Engine) -> Path | None:
+    """The file of an engine; None if it is in memory, or not SQLite's."""
+    database = engine.url.database
+    if engine.dialect.name != "sqlite" or not database or ":memory:" in database:
+        return None
+    if database.startswith("file:"):
+        database = unquote(urlsplit(database).path)
+    return Path(database).absolute()
 
 
 def _is_pending(session: Session) -> bool:

@@ -118,7 +118,7 @@ class Litestack:
 
     def _prepare(self, app: Flask) -> Settings:
         settings = self.settings
-        filesystem.prepare(settings.data_path)
+        filesystem.prepare(settings.data_path, self.db.files(settings.data_path))
         return settings
 
     def _adopt(self, app: Flask, settings: Settings) -> None:

@@ -64,7 +64,7 @@ def checks(litestack: Litestack) -> Iterator[Finding]:
     if not settings.data_path.is_dir():
         return
     looks: dict[str, Callable[[], Iterable[Finding]]] = {
-        "disk": lambda: [health.check_space(settings.data_path)],
+        "disk": lambda: [health.check_space(litestack.db.files(settings.data_path))],
         "jobs": lambda: jobs_health.findings(litestack.jobs, settings),
         "backup": lambda: backups.check(settings, litestack.db),
     }

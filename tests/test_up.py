@@ -130,7 +130,7 @@ def test_what_is_not_quite_well_is_degraded_but_up(
 
     status, checks = verbose(client)
     assert status == "degraded"
-    assert checks["backup"]["what"] == "There has never been a backup."
+    assert checks["backup"]["what"] == "No backup is known of."
 
     with app.app_context():
         litestack.backup()

@@ -18,7 +18,7 @@ from flask_caching.backends.base import BaseCache
 from .. import config as configuration
 from ..errors import ConfigError, LitestackError, StoreError
 from ..sqlite import driver
-from .file import LEAST_SIZE, error_code, is_busy, is_corrupt
+from .file import LEAST_SIZE, is_busy, is_corrupt
 from .leases import Contexts, watch_contexts
 from .locks import KeyLocks, pause
 from .store import (
@@ -517,7 +517,7 @@ class SQLiteCache(BaseCache):
         if isinstance(error, Closed):
             return  # it was told why when it could not be opened
         now = time.monotonic()
-        kind = f"{type(error).__name__} {error_code(error)}"
+        kind = f"{type(error).__name__} {driver.error_code(error)}"
         if now - self._told.get(kind, -QUIET) >= QUIET:
             self._told[kind] = now
             log.warning("the cache cannot %s: %s", what, error)

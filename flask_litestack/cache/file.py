@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import NewerStoreError
 from ..sqlite import driver, filesystem
+from ..sqlite.driver import error_code
 from ..sqlite.file import opening
 from .connections import Connection, Pool
 from .recency import Recency
@@ -221,11 +222,6 @@ class CacheFile:
 def pragma(connection: Connection, name: str) -> int:
     """Read a number."""
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def error_code(error: BaseException) -> int:
-    """Return SQLite's primary result code, 0 if the error has none."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def is_busy(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from functools import update_wrapper
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 from flask.cli import ScriptInfo
@@ -14,8 +14,12 @@ from flask.cli import ScriptInfo
 from .. import extension
 from ..errors import ConfigError
 from ..extension import Litestack
+from ..sqlite import filesystem
+
+DATA_PATH = "LITESTACK_DATA_PATH"
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def with_litestack(command: Callable[Concatenate[Litestack, P], Any]) -> Callable[P, Any]:
@@ -27,19 +31,37 @@ def with_litestack(command: Callable[Concatenate[Litestack, P], Any]) -> Callabl
 
     @click.pass_context
     def run(context: click.Context, /, *args: P.args, **options: P.kwargs) -> Any:
-        # The app may create files when it is loaded, so where the folder is known, before that.
-        if path := os.environ.get("LITESTACK_DATA_PATH"):
-            become_owner(Path(path))
-        app = context.ensure_object(ScriptInfo).load_app()
-        context.with_resource(app.app_context())
-        litestack = app.extensions.get(extension.NAME)
-        if litestack is None:
-            raise ConfigError(
-                f"litestack.init_app(app) was not called for the app {app.name!r}; call it in your "
-                "app factory (`flask litestack init` prints the lines)."
-            )
-        become_owner(litestack.settings.data_path)
-        return context.invoke(command, litestack, *args, **options)
+        return context.invoke(command, load_litestack(context), *args, **options)
+
+    return update_wrapper(run, command)
+
+
+def load_litestack(context: click.Context) -> Litestack:
+    """Load the app, and enter its context for the rest of the command."""
+    # The app may create files when it is loaded, so where the folder is known, before that.
+    if path := os.environ.get(DATA_PATH):
+        become_owner(Path(path))
+    app = context.ensure_object(ScriptInfo).load_app()
+    context.with_resource(app.app_context())
+    litestack: Litestack | None = app.extensions.get(extension.NAME)
+    if litestack is None:
+        raise ConfigError(
+            f"litestack.init_app(app) was not called for the app {app.name!r}; call it in your "
+            "app factory (`flask litestack init` prints the lines)."
+        )
+    become_owner(litestack.settings.data_path)
+    return litestack
+
+
+def restoring(command: Callable[P, R]) -> Callable[P, R]:
+    """Let a command use a data folder that an interrupted restore has left: it will mend that."""
+
+    def run(*args: P.args, **options: P.kwargs) -> R:
+        token = filesystem.is_restoring.set(True)
+        try:
+            return command(*args, **options)
+        finally:
+            filesystem.is_restoring.reset(token)
 
     return update_wrapper(run, command)
 

@@ -56,4 +56,6 @@ def command(
         "files": [file.name for file in manifest.files],
         "secret_key": "inside: keep this backup as safe as the server" if has_key else "not inside",
     }
+    if manifest.left_out:
+        report["left_out"] = dict(manifest.left_out)
     show(report, as_json)

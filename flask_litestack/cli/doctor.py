@@ -40,7 +40,7 @@ def command(context: click.Context, litestack: Litestack, as_json: bool) -> None
 def _findings(litestack: Litestack) -> Iterator[Finding]:
     path = litestack.settings.data_path
     yield health.check_sqlite()
-    folder = list(health.check_folder(path))
+    folder = list(health.check_folder(litestack.db.files(path)))
     yield from folder
     if path.exists() and all(finding.severity is not Severity.ERROR for finding in folder):
         yield from _reports.findings(litestack)

@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 
 import click
 
+from .. import backups
 from ..errors import BackupError, ConfigError
 from ..extension import Litestack
 from ..sqlite import backup
-from ._app import with_litestack
+from ._app import restoring, with_litestack
 from ._output import json_option, show
 from .restore import refuse_if_used
 
@@ -72,6 +73,7 @@ def run(litestack: Litestack, words: tuple[str, ...]) -> NoReturn:
 @click.option("--timestamp", help="The moment to go back to, e.g. 2026-11-22T03:00:00Z.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
+@restoring
 @with_litestack
 def restore(litestack: Litestack, timestamp: str | None, yes: bool, as_json: bool) -> None:
     """Put the copy, as it was at a moment, in the place of the database.
@@ -79,9 +81,10 @@ def restore(litestack: Litestack, timestamp: str | None, yes: bool, as_json: boo
     The app must be stopped. What was there before is kept.
     """
     program, path = _program(), _config_file(litestack)
-    litestack.db.engine.dispose()
+    litestack.db.dispose()
     folder, own = litestack.settings.data_path, litestack.db.path
-    refuse_if_used(folder)
+    databases = litestack.db.files(folder)
+    refuse_if_used(databases)
     staged = folder / f".litestream{backup.PARTIAL}"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(mode=0o700)
@@ -97,7 +100,9 @@ def restore(litestack: Litestack, timestamp: str | None, yes: bool, as_json: boo
         if not yes:
             rows = sum(sum((file.rows or {}).values()) for file in manifest.files)
             click.confirm(f"Replace {own} by this copy of {rows} rows?", abort=True)
-        _, before = backup.restore(staged, folder, {own.name: own})
+        _, before = backup.restore(
+            staged, folder, backups.places(databases), expendable=backups.EXPENDABLE
+        )
     finally:
         shutil.rmtree(staged)
     show({"restored": str(own), "moment": timestamp, "former_files": str(before)}, as_json)

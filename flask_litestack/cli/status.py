@@ -11,7 +11,8 @@ import click
 from .. import backups, up
 from ..extension import Litestack
 from ..process.openfiles import processes_using
-from ..sqlite import driver, filesystem, health
+from ..sqlite import driver, health
+from ..sqlite.databases import Databases
 from . import _reports
 from ._app import with_litestack
 from ._output import json_option, show
@@ -23,12 +24,13 @@ from ._output import json_option, show
 def command(litestack: Litestack, as_json: bool) -> None:
     """Show the files, the processes and the state of each part."""
     path = litestack.settings.data_path
+    databases = litestack.db.files(path)
     show(
         {
             "data_path": str(path),
             "sqlite": f"{driver.version} ({driver.name})",
-            "files": _files(path),
-            "processes": _processes(path),
+            "files": _files(databases),
+            "processes": _processes(databases),
             "backup": backups.last(path),
             "degraded": up.degraded(litestack),
             **(_reports.status(litestack) if path.is_dir() else {}),
@@ -37,24 +39,22 @@ def command(litestack: Litestack, as_json: bool) -> None:
     )
 
 
-def _files(path: Path) -> list[dict[str, Any]]:
-    if not path.is_dir():
-        return []
+def _files(databases: Databases) -> list[dict[str, Any]]:
     return [
         {"name": file.name, "size": health.size(file), "wal_size": health.size(Path(f"{file}-wal"))}
-        for file in filesystem.database_files(path)
-        if file.suffix == ".sqlite3"
+        for file in sorted(databases.existing())
     ]
 
 
-def _processes(path: Path) -> list[dict[str, Any]]:
+def _processes(databases: Databases) -> list[dict[str, Any]]:
+    existing = databases.existing()
     return [
         {
             "pid": process.pid,
             "stopped": process.stopped,
-            "files": sorted(name for name in process.files if name.endswith(".sqlite3")),
+            "files": sorted(name for name in process.files if databases.folder / name in existing),
             "command": process.command,
         }
-        for process in processes_using(path)
+        for process in processes_using(databases.folder)
         if process.pid != os.getpid()
     ]

@@ -21,7 +21,7 @@ from ..errors import ConfigError
 from ..perapp import PerApp
 from ..process.liveness import holder, living
 from ..process.wakeup import wake
-from ..sqlite.connection import Connection
+from ..sqlite.connection import Connection, connect
 from . import board
 from .cron import Schedule
 from .job import Attempt, Job, State, moment
@@ -334,13 +334,21 @@ class JobQueue:
             store.pause(check_queue(queue), self._clock())
             store.after_commit(self._state().wake_all)
 
-    def pause_all(self) -> Sequence[str]:
-        """Pause every queue that has jobs to run, now or later, and return their names."""
-        with self._writing() as store:
-            queues = store.unfinished_queues()
+    def pause_all(self, file: Path) -> Sequence[str]:
+        """Pause, in a copy of the database, every queue in which a job would start by itself.
+
+        These are the queues that have jobs to run, now or later, and those of the tasks with
+        ``cron=``: a worker enqueues the last slot that the copy knows nothing of.
+        """
+        with closing(connect(file)) as connection:
+            SCHEMA.ensure(connection)
+            store = Store(connection)
+            crons = [self._tasks[name].options.queue for name in self.schedules()]
+            queues = sorted({*store.unfinished_queues(), *crons})
             for queue in queues:
                 store.pause(queue, self.now())
-            return queues
+            connection.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+        return queues
 
     def resume(self, queue: str) -> bool:
         """Let the jobs of a queue be started again; tell whether it was paused."""

@@ -37,6 +37,23 @@ version_info: tuple[int, ...] = tuple(map(int, version.split(".")))
 #: Only pysqlite3 has Connection.set_busy_handler.
 has_busy_handler: bool = hasattr(dbapi.Connection, "set_busy_handler")
 
+#: Primary result codes (https://sqlite.org/rescode.html).
+BUSY, LOCKED, CORRUPT, FULL, NOTADB = 5, 6, 11, 13, 26
+
+#: The errors of Connection.backup() have no code, only SQLite's words for it.
+_CODES = {
+    "database is locked": BUSY,
+    "database disk image is malformed": CORRUPT,
+    "database or disk is full": FULL,
+    "file is not a database": NOTADB,
+}
+
+
+def error_code(error: BaseException) -> int:
+    """Return SQLite's primary result code, 0 if the error has none."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return int(code) & 0xFF if code is not None else _CODES.get(str(error), 0)
+
 
 def has_wal_reset_race(version: tuple[int, ...] = version_info) -> bool:
     """Tell whether this SQLite can corrupt a WAL database used by several connections.

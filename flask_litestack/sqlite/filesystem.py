@@ -8,10 +8,12 @@ import os
 import stat
 import tempfile
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataPathError
+from .databases import Databases
 
 try:
     import fcntl
@@ -42,6 +44,12 @@ SHARED_FOLDERS = {"vboxsf", "prl_fs", "vmhgfs", "fuse.vmhgfs-fuse"}
 
 MOUNTS = Path("/proc/self/mountinfo")
 
+#: Lies in the data folder while a restore replaces the files there, one after the other.
+UNFINISHED = "restore.unfinished"
+
+#: Whether this is what puts an interrupted restore right, and so may load the app meanwhile.
+is_restoring: ContextVar[bool] = ContextVar("is_restoring", default=False)
+
 
 @dataclass(frozen=True)
 class Mount:
@@ -54,12 +62,14 @@ class Mount:
     read_only: bool = False
 
 
-def prepare(path: Path) -> None:
+def prepare(path: Path, databases: Databases | None = None) -> None:
     """Create the data folder with mode 0700 if it is missing and make sure SQLite can use it.
 
+    :param databases: by default those that are called ``*.sqlite3``.
     :raises DataPathError: where it cannot be created or written (naming the user, the owner and
         the mode), where a database file in it cannot be written, or where its file system has no
         locks or no shared memory. A full disk is no reason: what is there can still be read.
+        Also where a restore was interrupted, which left files of two moments.
     """
     mount = mount_of(path)
     if mount is not None and (reason := unsuitable(mount)):
@@ -81,8 +91,9 @@ def prepare(path: Path) -> None:
         raise DataPathError(
             f"The data folder {path} cannot be created: {error.strerror}. {_ELSEWHERE}"
         ) from error
+    _refuse_unfinished(path)
     _probe(path, mount)
-    for file in unwritable_files(path):
+    for file in unwritable_files(databases or Databases(path)):
         raise DataPathError(
             f"{user()} cannot write {describe(file)}."
             f" {_OWN.format(path=file, user=_user_name(_uid()))}"
@@ -135,9 +146,9 @@ def mount_of(path: Path) -> Mount | None:
     return found
 
 
-def unwritable_files(path: Path) -> list[Path]:
-    """List the database files of a folder that this user cannot write."""
-    return [file for file in database_files(path) if _is_unwritable(file)]
+def unwritable_files(databases: Databases) -> list[Path]:
+    """List the database files that this user cannot write."""
+    return [file for file in databases.files() if _is_unwritable(file)]
 
 
 def _is_unwritable(file: Path) -> bool:
@@ -150,12 +161,6 @@ def _is_unwritable(file: Path) -> bool:
             return False
         time.sleep(0.001)
     return True
-
-
-def database_files(path: Path) -> list[Path]:
-    """List the database files of a folder with their -wal and -shm, sorted by name."""
-    suffixes = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm")
-    return sorted(file for file in path.iterdir() if file.name.endswith(suffixes))
 
 
 def describe(path: Path) -> str:
@@ -175,6 +180,21 @@ _OWN = "Run `chown {user} {path}` as root, or set LITESTACK_DATA_PATH to a folde
 #: Ask for the effective user, who is the one that opens files, where the system can tell.
 _EFFECTIVE = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+def _refuse_unfinished(path: Path) -> None:
+    mark = path / UNFINISHED
+    if is_restoring.get():
+        return
+    try:
+        what = mark.read_text().strip()
+    except OSError:
+        return  # not there, or in a folder that cannot be used anyway
+    raise DataPathError(
+        f"A restore was interrupted, so {path} holds files of two moments (it was of {what}). "
+        "Run `flask litestack restore` again; or put the former files back, and delete "
+        f"{mark}."
+    )
 
 
 def _probe(path: Path, mount: Mount | None) -> None:

@@ -13,6 +13,7 @@ from ..errors import DataPathError, LockError
 from ..process.openfiles import processes_using
 from . import driver, filesystem
 from .connection import AUTOCHECKPOINT, CACHE_KIB, WAL_LIMIT, Connection
+from .databases import Databases
 
 
 class Severity(StrEnum):
@@ -63,11 +64,12 @@ def check_sqlite(version: tuple[int, ...] = driver.version_info) -> Finding:
     )
 
 
-def check_folder(path: Path) -> Iterator[Finding]:
+def check_folder(databases: Databases) -> Iterator[Finding]:
     """Look at the data folder, and at the file system and the disk that it is on."""
+    path = databases.folder
     try:
         if _is_there(path):
-            filesystem.prepare(path)
+            filesystem.prepare(path, databases)
             what = f"{filesystem.describe(path)} can be written by {filesystem.user()}."
         else:
             what = f"{path} is not there yet; it is made at first use."
@@ -78,9 +80,9 @@ def check_folder(path: Path) -> Iterator[Finding]:
         yield Finding("data folder", Severity.OK, what)
     yield from check_mount(path)
     if os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK):
-        yield check_space(path)
-        yield from _check_owners(path)
-        yield from _check_deleted(path)
+        yield check_space(databases)
+        yield from _check_owners(databases)
+        yield from _check_deleted(databases)
 
 
 def check_mount(path: Path) -> Iterator[Finding]:
@@ -107,10 +109,10 @@ def check_mount(path: Path) -> Iterator[Finding]:
         yield Finding("file system", Severity.OK, f"{where}.")
 
 
-def check_space(path: Path) -> Finding:
+def check_space(databases: Databases) -> Finding:
     """Look at how much is free where the data folder is."""
-    free = shutil.disk_usage(path).free
-    used = sum(map(size, filesystem.database_files(path)))
+    free = shutil.disk_usage(databases.folder).free
+    used = sum(map(size, databases.files()))
     what = f"{human(free)} free, for {human(used)} of databases"
     if free < LITTLE_SPACE:
         fix = "Extend the volume or delete something; writes fail when nothing is left."
@@ -187,9 +189,10 @@ def _check_writer(connection: Connection) -> Finding:
     return Finding("write lock", Severity.OK, "The write lock could be taken.")
 
 
-def _check_owners(path: Path) -> Iterator[Finding]:
+def _check_owners(databases: Databases) -> Iterator[Finding]:
+    path = databases.folder
     owner = path.stat().st_uid
-    files = [*filesystem.database_files(path), *sorted(path.glob("run/*"))]
+    files = [*databases.files(), *sorted(path.glob("run/*"))]
     others = [file for file in files if _owner(file) not in (owner, None)]
     if others:
         listed = ", ".join(filesystem.describe(file) for file in others)
@@ -203,9 +206,10 @@ def _check_owners(path: Path) -> Iterator[Finding]:
         yield Finding("owners", Severity.OK, "All files belong to the owner of the folder.")
 
 
-def _check_deleted(path: Path) -> Iterator[Finding]:
+def _check_deleted(databases: Databases) -> Iterator[Finding]:
+    path = databases.folder
     for process in processes_using(path):
-        names = sorted(name for name in process.deleted if ".sqlite3" in name)
+        names = sorted(name for name in process.deleted if path / name in databases)
         if names:
             yield Finding(
                 "deleted files",

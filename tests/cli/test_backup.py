@@ -139,6 +139,98 @@ def test_a_restore_can_hold_the_jobs_that_may_have_run_since(shop: Path) -> None
     assert queue["paused"]
 
 
+CRONS = """
+from shop import Item, create_app, litestack
+
+@litestack.task(queue="nightly", cron="* * * * *")
+def bill() -> None: ...
+"""
+
+
+def test_a_restore_can_hold_the_cron_tasks_that_may_have_run_since(shop: Path) -> None:
+    (shop / "crons.py").write_text(CRONS)
+    path = as_json(litestack(shop, "backup", "--json"))["path"]
+    arguments = ("restore", path, "--yes", "--hold-jobs", "--json")
+    restored = as_json(litestack(shop, *arguments, FLASK_APP="crons"))
+    assert restored["held_queues"] == ["nightly"]
+    assert run(shop, READ) == "first\n"
+
+
+ADOPTS = """
+import os
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.orm import Mapped, mapped_column
+from flask_litestack import Litestack
+
+db = SQLAlchemy()
+litestack = Litestack(db=db)
+
+class Item(db.Model):
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+
+def create_app():
+    app = Flask(__name__, instance_path=os.path.abspath("data"))
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite:///shop.db"
+    db.init_app(app)
+    litestack.init_app(app)
+    with app.app_context():
+        db.create_all()
+    return app
+"""
+
+
+def test_an_adopted_database_is_backed_up_and_restored_whatever_it_is_called(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "shop.py").write_text(ADOPTS)
+    run(tmp_path, ADD, "first")
+    made = as_json(litestack(tmp_path, "backup", "--json"))
+    assert made["files"] == ["shop.db"]
+    assert as_json(litestack(tmp_path, "verify", made["path"], "--json"))["files"][0]["rows"] == 1
+    [file] = as_json(litestack(tmp_path, "status", "--json"))["files"]
+    assert file["name"] == "shop.db"
+    run(tmp_path, ADD, "second")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(tmp_path)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "reading\n"
+        refused = litestack(tmp_path, "restore", made["path"], "--yes")
+        reader.communicate("")
+    assert f"in use by {reader.pid}" in refused.stderr
+    done = litestack(tmp_path, "restore", made["path"], "--yes")
+    assert done.returncode == 0, done.stderr
+    assert run(tmp_path, READ) == "first\n"
+
+
+def test_after_an_interrupted_restore_only_a_restore_loads_an_app_that_uses_its_files(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "shop.py").write_text(
+        SHOP.replace(
+            "    return app",
+            "    with app.app_context(): litestack.db.create_all()\n    return app",
+        )
+    )
+    run(tmp_path, ADD, "first")
+    path = as_json(litestack(tmp_path, "backup", "--json"))["path"]
+    (tmp_path / "data" / "restore.unfinished").write_text("an older backup")
+    refused = litestack(tmp_path, "status")
+    assert refused.returncode == 1
+    assert "A restore was interrupted" in refused.stderr
+
+    done = litestack(tmp_path, "restore", path, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert run(tmp_path, READ) == "first\n"
+
+
 def test_a_backup_of_nothing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(SHOP)
     done = litestack(tmp_path, "backup")

@@ -40,7 +40,8 @@ def has_open(path):
 def watch(event, arguments):
     if event == "open" and isinstance(arguments[0], (str, bytes)):
         path = os.fsdecode(arguments[0])
-        if path.endswith((".sqlite3", ".sqlite3-wal", ".sqlite3-shm")) and has_open(path):
+        # Not -wal: SQLite has no locks on it, and our syncer does open it (see sqlite/sync.py).
+        if path.endswith((".sqlite3", ".sqlite3-shm")) and has_open(path):
             report(f"live {path}")
 
 sys.addaudithook(watch)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -11,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from flask_litestack import sqlite
-from flask_litestack.errors import BackupError
-from flask_litestack.sqlite import driver
+from flask_litestack.errors import BackupError, DataPathError
+from flask_litestack.sqlite import driver, filesystem
 from flask_litestack.sqlite.backup import MANIFEST, backup, backups, restore, verify
+from tests.disks import small_disk
 
 
 def plain(path: Path) -> driver.Connection:
@@ -137,7 +140,7 @@ def test_a_compressed_backup_is_one_file(folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_backup_left_is_removed(folder: Path, tmp_path: Path) -> None:
-    left = tmp_path / "backups" / ".2020-01-01T00-00-00Z.partial"
+    left = tmp_path / "backups" / ".2020-01-01T00-00-00-000Z.partial"
     left.mkdir(parents=True)
     path, _ = backup(databases(folder), [], tmp_path / "backups")
     assert not left.exists()
@@ -154,13 +157,7 @@ def test_a_failing_backup_leaves_nothing(folder: Path, tmp_path: Path) -> None:
 def test_a_damaged_database_is_not_backed_up_as_if_it_were_whole(
     folder: Path, tmp_path: Path
 ) -> None:
-    path = folder / "data.sqlite3"
-    with closing(plain(path)) as connection:
-        connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(5000)])
-        connection.execute("CREATE INDEX i ON t (n)")
-    content = bytearray(path.read_bytes())
-    content[8192:8292] = b"\xff" * 100
-    path.write_bytes(content)
+    damage(folder / "data.sqlite3")
     with pytest.raises(BackupError, match=r"data\.sqlite3 is damaged"):
         backup(databases(folder), [], tmp_path / "backups")
     assert backups(tmp_path / "backups") == []
@@ -221,23 +218,23 @@ def test_a_restore_refuses_while_a_file_is_in_use(folder: Path, tmp_path: Path) 
     assert rows(folder / "data.sqlite3") == 11
 
 
-@pytest.mark.parametrize("damage", ["missing", "changed", "rows", "no manifest", "truncated"])
+@pytest.mark.parametrize("what", ["missing", "changed", "rows", "no manifest", "truncated"])
 def test_a_damaged_backup_is_refused_and_nothing_is_touched(
-    folder: Path, tmp_path: Path, damage: str
+    folder: Path, tmp_path: Path, what: str
 ) -> None:
-    compress = damage == "truncated"
+    compress = what == "truncated"
     path, _ = backup(databases(folder), [], tmp_path / "backups", compress=compress)
-    if damage == "missing":
+    if what == "missing":
         (path / "cable.sqlite3").unlink()
-    elif damage == "changed":
+    elif what == "changed":
         with open(path / "cable.sqlite3", "r+b") as file:
             file.seek(5000)
             file.write(b"x")
-    elif damage == "rows":
+    elif what == "rows":
         manifest = json.loads((path / MANIFEST).read_text())
         manifest["files"][0]["rows"]["t"] = 99
         (path / MANIFEST).write_text(json.dumps(manifest))
-    elif damage == "no manifest":
+    elif what == "no manifest":
         (path / MANIFEST).unlink()
     else:
         path.write_bytes(path.read_bytes()[:200])
@@ -247,6 +244,214 @@ def test_a_damaged_backup_is_refused_and_nothing_is_touched(
         restore(path, folder, {})
     assert rows(folder / "data.sqlite3") == 10
     assert not list(folder.glob("*restore*"))
+
+
+def test_the_log_of_a_copied_database_can_start_anew_while_the_next_one_is_copied(
+    folder: Path, tmp_path: Path
+) -> None:
+    with closing(plain(folder / "cable.sqlite3")) as connection:
+        connection.execute("INSERT INTO t VALUES (zeroblob(10000000))")
+        size = (folder / "cable.sqlite3").stat().st_size
+    busy = []
+    with closing(plain(folder / "data.sqlite3")) as writer:
+
+        def progress(done: int, total: int) -> None:
+            if done > total - size:  # of cable.sqlite3
+                writer.execute("INSERT INTO t VALUES (0)")
+                busy.append(writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+
+        backup(databases(folder), [], tmp_path / "backups", progress=progress)
+    assert busy
+    assert not any(busy)
+
+
+def damage(path: Path) -> None:
+    """Damage an index of a database that SQLite opens all the same."""
+    with closing(plain(path)) as connection:
+        connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(5000)])
+        connection.execute("CREATE INDEX i ON t (n)")
+    content = bytearray(path.read_bytes())
+    content[8192:8292] = b"\xff" * 100
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["a page", "all of it"])
+def test_a_damaged_file_that_the_app_can_do_without_is_left_out(
+    folder: Path, tmp_path: Path, how: str
+) -> None:
+    cable = folder / "cable.sqlite3"
+    if how == "a page":
+        damage(cable)
+    else:
+        cable.write_bytes(b"no database" * 1000)
+    path, manifest = backup(
+        databases(folder), [], tmp_path / "backups", expendable={"cable.sqlite3"}
+    )
+    assert verify(path) == manifest
+    assert [copy.name for copy in manifest.files] == ["data.sqlite3"]
+    assert list(manifest.left_out) == ["cable.sqlite3"]
+    assert sorted(file.name for file in path.iterdir()) == ["data.sqlite3", MANIFEST]
+
+
+def test_what_the_backup_left_out_does_not_survive_its_restore(
+    folder: Path, tmp_path: Path
+) -> None:
+    path, _ = backup([folder / "data.sqlite3"], [], tmp_path / "backups")
+    (folder / "cable.sqlite3-wal").touch()
+    restore(path, folder, {}, expendable={"cable.sqlite3"})
+    assert list(folder.glob("cable*")) == []
+
+
+@pytest.mark.parametrize("name", ["data.sqlite3", MANIFEST])
+def test_two_files_of_one_name_are_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    other = tmp_path / name
+    other.touch()
+    with pytest.raises(BackupError, match=f"called {name}"):
+        backup(databases(folder), [other], tmp_path / "backups")
+    assert not (tmp_path / "backups").exists()
+
+
+def test_the_room_that_other_files_need_counts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open(folder / "film", "wb") as file:
+        file.truncate(10_000_000)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=9_000_000))
+    with pytest.raises(BackupError, match="needs 10 MiB"):
+        backup(databases(folder), [folder / "film"], tmp_path / "backups")
+    backup(databases(folder), [], tmp_path / "backups")
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_disk_that_fills_up_meanwhile_is_named_and_nothing_stays_on_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: bool
+) -> None:
+    with closing(plain(folder / "data.sqlite3")) as connection:
+        connection.execute("INSERT INTO t VALUES (randomblob(1000000))")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)  # as it was before
+    with small_disk(tmp_path, 1_500_000 if compress else 500_000) as disk:
+        with pytest.raises(BackupError, match=f"disk of {disk} has no room left"):
+            backup(databases(folder), [], disk, compress=compress)
+        assert [path.name for path in disk.iterdir()] == [".lock"]
+
+
+def test_a_backup_leaves_alone_what_is_not_its_own(folder: Path, tmp_path: Path) -> None:
+    """Not even what cannot be removed is in its way: root's, say."""
+    destination = tmp_path / "backups"
+    (destination / ".2020-01-01T00-00-00-000Z.tar.gz.verify.partial").mkdir(parents=True)
+    (destination / ".mine.partial").touch()
+    backup(databases(folder), [], destination)
+    assert len(list(destination.glob(".*.partial"))) == 2
+
+
+def test_a_compressed_backup_is_verified_where_nothing_can_be_written(
+    folder: Path, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path, 2_000_000) as disk:
+        path, manifest = backup(databases(folder), [], disk, compress=True)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert verify(path) == manifest
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-journal"])
+def test_a_log_without_its_database_is_not_applied_to_the_restored_one(
+    folder: Path, tmp_path: Path, suffix: str
+) -> None:
+    data = folder / "data.sqlite3"
+    path, _ = backup(databases(folder), [], tmp_path / "backups")
+    connection = plain(data)
+    if suffix == "-journal":
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA cache_size = 1")  # so that the journal is written early
+        connection.execute("BEGIN")
+    else:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("DELETE FROM t")
+    connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(3000)])
+    log = data.with_name(data.name + suffix)
+    shutil.copy(log, tmp_path / "log")
+    connection.close()
+    data.unlink()
+    shutil.copy(tmp_path / "log", log)
+
+    _, before = restore(path, folder, {})
+
+    assert rows(data) == 10
+    assert (before / log.name).stat().st_size > 0
+
+
+class Interrupted(Exception):
+    """In the place of a kill -9, at a point of our choice."""
+
+
+def test_an_interrupted_restore_keeps_the_app_from_starting_until_it_is_done_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = backup(databases(folder), [], tmp_path / "backups")
+    for database in databases(folder):
+        with closing(plain(database)) as connection:
+            connection.execute("INSERT INTO t VALUES (99)")
+    replace, places = os.replace, []
+
+    def interrupted(staged: Path, place: Path) -> None:
+        if places:
+            raise Interrupted
+        places.append(place)
+        replace(staged, place)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(Interrupted):
+        restore(path, folder, {})
+    monkeypatch.undo()
+    assert [rows(database) for database in databases(folder)] == [10, 11]
+    [before] = folder.glob("before-restore-*")
+    assert sorted(file.name for file in before.glob("*.sqlite3")) == [
+        "cable.sqlite3",
+        "data.sqlite3",
+    ]
+
+    with pytest.raises(DataPathError, match="files of two moments") as refused:
+        filesystem.prepare(folder)
+    assert str(before) in str(refused.value)
+
+    restore(path, folder, {})
+    filesystem.prepare(folder)
+    assert [rows(database) for database in databases(folder)] == [10, 10]
+
+
+def test_a_restore_that_is_refused_leaves_nothing_unfinished(folder: Path, tmp_path: Path) -> None:
+    path, _ = backup(databases(folder), [], tmp_path / "backups")
+    with closing(plain(folder / "cable.sqlite3")) as user:
+        user.execute("SELECT * FROM t").fetchone()
+        with pytest.raises(BackupError, match=r"cable\.sqlite3 is in use"):
+            restore(path, folder, {})
+    filesystem.prepare(folder)
+    assert list(folder.glob("before-restore-*")) == []
+
+
+def test_a_restore_to_another_disk_is_refused_before_anything_is_touched(
+    folder: Path, tmp_path: Path
+) -> None:
+    path, _ = backup(databases(folder), [], tmp_path / "backups")
+    with small_disk(tmp_path, 2_000_000) as disk:
+        with pytest.raises(BackupError, match="on another disk"):
+            restore(path, folder, {"cable.sqlite3": disk / "cable.sqlite3"})
+        assert list(disk.iterdir()) == []
+    filesystem.prepare(folder)
+    assert list(folder.glob("*restore*")) == []
+
+
+def test_no_room_for_a_restore_is_said_before_anything_is_touched(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = backup(databases(folder), [], tmp_path / "backups", compress=True)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+    with pytest.raises(BackupError, match="MiB left"):
+        restore(path, folder, {})
+    assert list(folder.glob("*restore*")) == []
 
 
 def test_verifying_changes_nothing(folder: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from flask_litestack import sqlite
 from flask_litestack.process.openfiles import processes_using
 from flask_litestack.sqlite import filesystem, health
 from flask_litestack.sqlite.connection import WAL_LIMIT, Connection
+from flask_litestack.sqlite.databases import Databases
 from flask_litestack.sqlite.health import Finding, Severity
 from tests.servers import environment
 
@@ -61,7 +62,7 @@ def test_a_sqlite_with_the_wal_reset_race_is_a_warning(
 def test_every_finding_that_is_not_ok_says_how_to_fix_it(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file in the place of the folder")
 
-    found = of(health.check_folder(tmp_path / "data"), "data folder")
+    found = of(health.check_folder(Databases(tmp_path / "data")), "data folder")
 
     assert found.severity is Severity.ERROR
     assert found.fix.startswith("Set LITESTACK_DATA_PATH")
@@ -133,7 +134,7 @@ def test_a_process_that_works_on_a_deleted_file_is_found(
 
     [process] = processes_using(tmp_path)
     tmp_path.mkdir()
-    found = of(health.check_folder(tmp_path), "deleted files")
+    found = of(health.check_folder(Databases(tmp_path)), "deleted files")
 
     assert process.pid == os.getpid()
     assert "data.sqlite3" in process.deleted
@@ -160,7 +161,7 @@ def mounted_on(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> li
     """The findings for a folder that the kernel says lies on such a file system."""
     monkeypatch.setattr(filesystem, "MOUNTS", tmp_path / "mountinfo")
     filesystem.MOUNTS.write_text(f"1 0 0:1 / {tmp_path} rw - {kind} source rw\n")
-    return list(health.check_folder(tmp_path))
+    return list(health.check_folder(Databases(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_a_disk_that_is_nearly_full_is_an_error(tmp_path: Path) -> None:
     if mounted.returncode:
         pytest.skip("this machine does not let root mount")
     try:
-        found = of(health.check_folder(tmp_path), "disk")
+        found = of(health.check_folder(Databases(tmp_path)), "disk")
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
