@@ -13,6 +13,7 @@ from pathlib import Path
 from .config import Settings
 from .db import Database
 from .errors import BackupError
+from .process.openfiles import processes_using
 from .sqlite import backup as sqlite_backup
 from .sqlite import filesystem
 from .sqlite.backup import Manifest, Progress
@@ -96,8 +97,7 @@ def check(settings: Settings, database: Database) -> Iterator[Finding]:
     if not _existing(database.files(settings.data_path)):
         return
     if settings.litestream_url:
-        what = f"Litestream copies the database to {settings.litestream_url}."
-        yield Finding("backup", Severity.OK, what)
+        yield _check_litestream(database.path, settings.litestream_url)
         return
     found = last(settings.data_path)
     fix = "Run `flask litestack backup`, and every night a task that calls litestack.backup()."
@@ -110,6 +110,22 @@ def check(settings: Settings, database: Database) -> Iterator[Finding]:
         yield Finding("backup", Severity.WARNING, what, fix)
     else:
         yield Finding("backup", Severity.OK, what)
+
+
+def _check_litestream(path: Path, url: str) -> Finding:
+    """Look for the process that copies: a setting alone copies nothing."""
+    for process in processes_using(path.parent):
+        program = os.path.basename(process.command.partition(" ")[0])
+        if program == "litestream" and path.name in process.files:
+            what = f"Litestream, process {process.pid}, copies {path.name} to {url}."
+            return Finding("backup", Severity.OK, what)
+    return Finding(
+        "backup",
+        Severity.WARNING,
+        f"LITESTACK_LITESTREAM_URL is {url}, and no Litestream that this user can see has "
+        f"{path.name} open: nothing is copied there.",
+        "Start the app by `flask litestack litestream run -- flask litestack serve`.",
+    )
 
 
 def places(databases: Databases) -> dict[str, Path]:

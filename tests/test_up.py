@@ -162,7 +162,7 @@ def test_a_backup_of_three_days_ago_is_too_old(
     assert checks["backup"]["what"].startswith("The last backup is 72 hours old")
 
 
-def test_with_litestream_no_backup_is_asked_for(tmp_path: Path, litestack: Litestack) -> None:
+def test_a_litestream_that_does_not_run_is_no_backup(tmp_path: Path, litestack: Litestack) -> None:
     app = Flask("shop")
     app.config["LITESTACK_DATA_PATH"] = tmp_path / "data"
     app.config["LITESTACK_LITESTREAM_URL"] = "s3://bucket/shop"
@@ -173,8 +173,9 @@ def test_with_litestream_no_backup_is_asked_for(tmp_path: Path, litestack: Lites
         [found] = backups.check(litestack.settings, litestack.db)
 
         litestack.db.engine.dispose()
-    assert found.severity == "ok"
+    assert found.severity == "warning"
     assert "s3://bucket/shop" in found.what
+    assert "litestream run" in found.fix
 
 
 def test_a_full_disk_is_degraded_but_up(tmp_path: Path, litestack: Litestack) -> None:

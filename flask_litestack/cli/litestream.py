@@ -17,7 +17,8 @@ from .. import backups
 from ..errors import BackupError, ConfigError
 from ..extension import Litestack
 from ..sqlite import backup
-from ._app import restoring, with_litestack
+from ..sqlite.databases import logs
+from ._app import DATA_PATH, load_litestack, restoring, with_litestack
 from ._output import json_option, show
 from .restore import refuse_if_used
 
@@ -41,22 +42,35 @@ def config(litestack: Litestack) -> None:
 
 @command.command(context_settings={"ignore_unknown_options": True})
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
-@with_litestack
-def run(litestack: Litestack, words: tuple[str, ...]) -> NoReturn:
+@click.pass_context
+def run(context: click.Context, words: tuple[str, ...]) -> NoReturn:
     """Run COMMAND (gunicorn, say) with every commit copied; end with it.
 
     If there is no database yet but a copy of one, it is restored first: that is how an app starts
     on an empty volume after the old one was lost. SIGTERM ends COMMAND, then copies what is left.
+    LITESTACK_DATA_PATH must be set in the environment.
     """
-    program = _program()
-    path = _config_file(litestack)
-    litestack.db.engine.dispose()
+    folder = _folder_before_loading()
+    found = _with_content(folder)
+    litestack = load_litestack(context)
+    own = litestack.db.path
+    if own.parent.resolve() != folder:
+        raise ConfigError(
+            f"the app's database is {own}, and LITESTACK_DATA_PATH in the environment is {folder}:"
+            " let the app have its database there."
+        )
+    program, path = _program(), _config_file(litestack)
+    litestack.db.dispose()
+    if own.name not in found:
+        refuse_if_used(litestack.db.files(litestack.settings.data_path))
+        for file in (own, *logs(own)):
+            file.unlink(missing_ok=True)  # the app made it just now, by create_all() perhaps
     done = subprocess.run(
         [
             program,
             "restore",
             *("-config", path, "-if-db-not-exists", "-if-replica-exists"),
-            *("-integrity-check", "quick", litestack.db.path),
+            *("-integrity-check", "quick", own),
         ]
     )
     if done.returncode:
@@ -108,18 +122,39 @@ def restore(litestack: Litestack, timestamp: str | None, yes: bool, as_json: boo
     show({"restored": str(own), "moment": timestamp, "former_files": str(before)}, as_json)
 
 
+def _folder_before_loading() -> Path:
+    """The data folder, as far as it is known while the app cannot have made anything there."""
+    path = os.environ.get(DATA_PATH)
+    if not path:
+        raise ConfigError(
+            f"`run` needs {DATA_PATH} in the environment: it must see whether there is a database "
+            "before the app is loaded, which may make an empty one."
+        )
+    return Path(path).resolve()
+
+
+def _with_content(folder: Path) -> set[str]:
+    """Name the files in a folder that are not empty."""
+    if not folder.is_dir():
+        return set()
+    return {file.name for file in folder.iterdir() if file.is_file() and file.stat().st_size}
+
+
 def _config(litestack: Litestack) -> str:
     """Write the databases one by one: a pattern would copy the cache too."""
     settings = litestack.settings
     own = litestack.db.path
+    # A commit waits for the look at the log, and then for the copying of what was found there.
+    look, copy = settings.litestream_interval * 0.9, settings.litestream_interval * 0.1
     # JSON is YAML too, so its quoting is.
     return (
         "# Written by flask litestack litestream; see https://litestream.io/reference/config/\n"
         "dbs:\n"
         f"  - path: {json.dumps(str(own))}\n"
+        f"    monitor-interval: {look:g}s\n"
         "    replica:\n"
         f"      url: {json.dumps(f'{_url(litestack)}/{own.name}')}\n"
-        f"      sync-interval: {settings.litestream_interval:g}s\n"
+        f"      sync-interval: {copy:g}s\n"
     )
 
 

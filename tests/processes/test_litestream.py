@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import SHOP, litestack
+from tests.cli.commands import SHOP, as_json, litestack
 from tests.servers import environment
 
 WRITER = """
@@ -33,6 +33,11 @@ with create_app().app_context():
         n += 1
         time.sleep(0.01)
 """
+
+#: What may be lost, in seconds, as LITESTACK_LITESTREAM_INTERVAL sets it; and what a busy machine
+#: may need on top for writing the copy. Ten kills at random moments cost 0.03 to 0.47 seconds.
+INTERVAL = 0.5
+MARGIN = 0.5
 
 COUNT = """
 from sqlalchemy import func, select
@@ -54,7 +59,8 @@ def variables(shop: Path) -> dict[str, str]:
     return {
         "FLASK_APP": "shop",
         "FLASK_LITESTACK_LITESTREAM_URL": f"file://{shop}/copy",
-        "FLASK_LITESTACK_LITESTREAM_INTERVAL": "0.5",
+        "FLASK_LITESTACK_LITESTREAM_INTERVAL": str(INTERVAL),
+        "LITESTACK_DATA_PATH": str(shop / "data"),
         "PYTHONPATH": str(shop),
     }
 
@@ -128,9 +134,10 @@ def test_kill_9_of_everything_and_a_lost_volume_cost_no_more_than_the_interval(
         killed_at = time.time()
     shutil.rmtree(shop / "data")
     rows = rows_after_start(shop)
-    old_enough = [n for at, n in acknowledged(shop) if at < killed_at - 2.0]
-    assert old_enough
-    assert rows > old_enough[-1]
+    written = acknowledged(shop)
+    lost = killed_at - written[rows][0] if rows < len(written) else 0.0
+    print(f"lost: {lost:.2f} s")
+    assert lost <= INTERVAL + MARGIN
 
 
 def test_sigterm_loses_nothing(shop: Path) -> None:
@@ -142,7 +149,7 @@ def test_sigterm_loses_nothing(shop: Path) -> None:
     assert rows_after_start(shop) == len(acknowledged(shop))
 
 
-def test_the_database_goes_back_to_a_moment(shop: Path) -> None:
+def test_the_database_goes_back_to_a_moment_and_goes_on_from_there(shop: Path) -> None:
     with writing(shop) as process:
         wait_for_rows(shop, 100)
         time.sleep(2)
@@ -159,6 +166,64 @@ def test_the_database_goes_back_to_a_moment(shop: Path) -> None:
     rows = rows_after_start(shop)
     assert before[-1] < rows <= after[0]
     assert len(list((shop / "data").glob("before-restore-*/data.sqlite3"))) == 1
+
+    with writing(shop) as process:
+        wait_for_rows(shop, 50)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    for _ in range(2):
+        shutil.rmtree(shop / "data")
+        assert rows_after_start(shop) == rows + len(acknowledged(shop))
+
+
+def test_a_database_that_the_app_makes_when_it_is_loaded_is_not_taken_for_the_lost_one(
+    shop: Path,
+) -> None:
+    (shop / "shop.py").write_text(
+        SHOP.replace(
+            "    return app",
+            "    with app.app_context(): litestack.db.create_all()\n    return app",
+        )
+    )
+    assert rows_after_start(shop) == 0  # with nothing there to restore
+    with writing(shop) as process:
+        wait_for_rows(shop, 50)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert rows_after_start(shop) == len(acknowledged(shop))  # it was there before
+    shutil.rmtree(shop / "data")
+    assert rows_after_start(shop) == len(acknowledged(shop))
+    shutil.rmtree(shop / "data")
+    (shop / "data").mkdir()
+    (shop / "data" / "data.sqlite3").touch()  # of a start that was killed at once
+    assert rows_after_start(shop) == len(acknowledged(shop))
+
+
+def test_the_folder_must_be_known_before_the_app_is_loaded(shop: Path) -> None:
+    unset = {**variables(shop), "LITESTACK_DATA_PATH": ""}
+    done = litestack(shop, "litestream", "run", "--", "true", **unset)
+    assert done.returncode == 1
+    assert "LITESTACK_DATA_PATH" in done.stderr
+
+    elsewhere = {**variables(shop), "FLASK_LITESTACK_DATA_PATH": str(shop / "other")}
+    done = litestack(shop, "litestream", "run", "--", "true", **elsewhere)
+    assert done.returncode == 1
+    assert f"database is {shop}/other/data.sqlite3" in done.stderr
+
+
+def test_only_a_litestream_that_runs_counts_as_a_backup(shop: Path) -> None:
+    def backup_finding() -> dict[str, str]:
+        found = as_json(litestack(shop, "doctor", "--json", **variables(shop)))
+        return next(finding for finding in found if finding["check"] == "backup")
+
+    with writing(shop) as process:
+        wait_for_rows(shop, 10)
+        assert backup_finding()["severity"] == "ok"
+        assert f"process {process.pid}" in backup_finding()["what"]
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    assert backup_finding()["severity"] == "warning"
+    assert "nothing is copied" in backup_finding()["what"]
 
 
 def test_a_copy_that_cannot_be_reached_does_not_start_an_empty_app(shop: Path) -> None:
@@ -184,4 +249,5 @@ def test_the_configuration_lists_the_database_and_not_the_cache(shop: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "data.sqlite3" in done.stdout
     assert "cache" not in done.stdout
-    assert "sync-interval: 0.5s" in done.stdout
+    assert "monitor-interval: 0.45s" in done.stdout
+    assert "sync-interval: 0.05s" in done.stdout
