@@ -148,7 +148,7 @@ class Hub:
         self._topics: dict[str, Topic] = {}
         self._members = Members()
         self._deliveries: deque[tuple[Topic, Message]] = deque()
-        self._targets: list[tuple[Client, int]] | None = None
+        self._targets: list[Client] | None = None
         self._next_target = 0
         self._to_ping: dict[int, list[Client]] = {}
         self._signed_out: dict[str, tuple[int, float]] = {}
@@ -385,11 +385,20 @@ class Hub:
     def _missed_some(self, position: int) -> None:
         """Tell everybody that the log was trimmed before we read it (we were stopped for long)."""
         log.warning("the cable's hub was too slow: messages were trimmed before it read them")
-        for name, topic in self._topics.items():
+        self._log.position = position
+        # What is still to be sent is older than that; the pages load their state anew.
+        self._deliveries.clear()
+        self._targets = None
+        for name, topic in list(self._topics.items()):
             for held in topic.pending.values():
                 held.lose()
-            for client in list(topic.subscribers):
-                self._send(client, protocol.missed(name, position))
+            for client, start in list(topic.subscribers.items()):
+                if start < position:
+                    self._send(client, protocol.missed(name, position))
+        # What was said of presence may be among it.
+        self._members.change_all()
+        if self._members.changed:
+            self._report_presence_soon()
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -399,23 +408,25 @@ class Hub:
         while budget > 0 and self._deliveries:
             topic, message = self._deliveries[0]
             if self._targets is None:
-                self._targets = list(topic.subscribers.items())
+                self._targets = list(topic.subscribers)
                 self._next_target = 0
             start = self._next_target
             end = self._next_target = min(start + budget, len(self._targets))
             budget -= end - start + 1
-            self._deliver_to(message, self._targets[start:end])
+            self._deliver_to(topic, message, self._targets[start:end])
             if end == len(self._targets):
                 self._targets = None
                 self._deliveries.popleft()
 
-    def _deliver_to(self, message: Message, targets: list[tuple[Client, int]]) -> None:
+    def _deliver_to(self, topic: Topic, message: Message, targets: list[Client]) -> None:
         # The innermost loop of a broadcast.
         send = sockets.send
         message_id = message.id
         frames = [message.frame(kind) for kind in Kind]
-        for client, start in targets:
-            if start >= message_id or client.state is not State.OPEN:
+        start_of = topic.subscribers.get
+        for client in targets:
+            # Since the broadcast began it may have gone, or have come back with another start.
+            if start_of(client, message_id) >= message_id:
                 continue
             data = frames[client.kind]
             sent = 0 if client.out else send(client.fd, data)
@@ -427,8 +438,8 @@ class Hub:
 
     def _send_bytes(self, client: Client, data: bytes) -> None:
         """Send, or queue what does not fit; a client with too much in its queue must go."""
-        if client.state is State.CLOSED or not data:
-            return
+        if client.state is not State.OPEN:
+            return  # nothing may follow the good-bye
         sent = 0 if client.out else sockets.send(client.fd, data)
         if sent != len(data):
             self._send_rest(client, data, sent)
@@ -438,7 +449,7 @@ class Hub:
             self._drop(client)
             return
         self._queue(client, data[sent:])
-        if client.out_size > self._buffer and client.state is State.OPEN:
+        if client.out_size > self._buffer:
             self._drop_slow(client)
 
     def _queue(self, client: Client, data: bytes) -> None:
@@ -537,12 +548,12 @@ class Hub:
             return
         client.state = State.CLOSING
         self._end_subscriptions(client)
-        self._send_bytes(client, closing(client.kind, code, reason))
+        farewell = closing(client.kind, code, reason)
+        if farewell:
+            self._queue(client, farewell)
+        self._flush(client)
         if client.state is State.CLOSING:
-            if not client.out:
-                sockets.half_close(client.fd)
             self._later(GOODBYE, partial(self._drop, client))
-            self._watch(client)
 
     def _drop_slow(self, client: Client) -> None:
         """Send a client away that does not take what it gets; it comes back for the rest."""
@@ -690,10 +701,15 @@ class Hub:
             if refused is not None:
                 self._send(client, protocol.rejected(name, refused))
             return
-        client.subscriptions[name] = decision.tell_leave
         replay = decision.replay
-        topic.subscribers[client] = max(self._log.position, replay.last_id if replay else 0)
         missed = not held.complete or (replay is not None and replay.missed)
+        replayed = 0 if replay is None or missed else replay.last_id
+        client.subscriptions[name] = decision.tell_leave
+        topic.subscribers[client] = max(self._log.position, replayed)
+        if decision.presence:
+            # Before anything is sent: who is dropped then leaves what it has joined.
+            self._members.join(name, client.user)
+            self._report_presence_soon()
         if not held.complete:
             position = self._log.position
         elif replay is not None and not replay.missed and request.since is not None:
@@ -701,20 +717,15 @@ class Hub:
         self._send(client, protocol.subscribed(name, position, decision.data), position)
         if missed:
             self._send(client, protocol.missed(name, position))
-        replayed = 0
         if replay is not None and not missed:
-            replayed = replay.last_id
             for row in replay.rows:
                 self._send_bytes(client, Message(row).frame(client.kind))
         for message in held.messages:
             if message.id > replayed:
                 self._send_bytes(client, message.frame(client.kind))
-        if decision.presence and client.state is State.OPEN:
-            self._members.join(name, client.user)
-            self._report_presence_soon()
-            if topic.news is not None:
-                # Without its id: a browser would resume from there, before what it has got.
-                self._send(client, topic.news.text)
+        if decision.presence and topic.news is not None:
+            # Without its id: a browser would resume from there, before what it has got.
+            self._send(client, topic.news.text)
 
     def _unsubscribe(self, client: Client, name: str) -> None:
         tell = client.subscriptions.pop(name, None)
@@ -742,7 +753,7 @@ class Hub:
         leaves = []
         for name, tell in client.subscriptions.items():
             self._end_subscription(client, name)
-            if tell:
+            if tell and not self._stopping:
                 leaves.append(Leave(name))
         client.subscriptions = {}
         client.inbox = deque(leaves)

@@ -32,6 +32,11 @@ class Members:
             del self._members[channel]
         self._changed.setdefault(channel, set()).add(user)
 
+    def change_all(self) -> None:
+        """Take all members for untold."""
+        for channel, members in self._members.items():
+            self._changed.setdefault(channel, set()).update(members)
+
     @property
     def changed(self) -> bool:
         """Whether there is anything to tell."""

@@ -14,8 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flask_litestack.cable import hub as hub_module
+from flask_litestack.cable.store import RowKind, Store
+
 from .client import Client, Refused, make_frame, wait_until
 from .conftest import Site, served
+from .stepped import reset, stepped
 
 SUBSCRIBE = b'{"type":"subscribe","channel":"posts/7"}'
 
@@ -467,3 +471,184 @@ def test_an_id_of_another_log_counts_as_missed(site: Site, port: int) -> None:
     with Client(port) as client:
         client.subscribe("posts/7", site.last_id() + 1000)
         assert client.read()["type"] == "missed"
+
+
+@pytest.fixture
+def elsewhere(site: Site) -> Iterator[Store]:
+    """Another process's view of the log."""
+    store = Store(site.app.config["LITESTACK_DATA_PATH"], retention=60, size=10_000_000)
+    yield store
+    store.close()
+
+
+def test_who_missed_too_much_gets_all_that_comes_afterwards_though_the_hub_lags_behind(
+    site: Site, port: int, elsewhere: Store
+) -> None:
+    with stepped(site) as hub, Client(port) as client:
+        hub.begin_to_subscribe(client, "posts/18", since=5)
+        elsewhere.append(RowKind.MESSAGE, "posts/18", '"the hub has not read it"')
+        site.gate.set()
+        hub.answer()
+        elsewhere.append(RowKind.MESSAGE, "posts/18", '"next"')
+        hub.go_on()
+        assert [client.read()["type"] for _ in range(2)] == ["subscribed", "missed"]
+        assert [client.read()["data"] for _ in range(2)] == ["the hub has not read it", "next"]
+
+
+def test_what_is_replayed_is_not_sent_again_when_the_hub_reads_it(
+    site: Site, port: int, elsewhere: Store
+) -> None:
+    with stepped(site) as hub, Client(port) as client:
+        hub.begin_to_subscribe(client, "posts/18", since=site.last_id())
+        elsewhere.append(RowKind.MESSAGE, "posts/18", '"the hub has not read it"')
+        site.gate.set()
+        hub.answer()
+        elsewhere.append(RowKind.MESSAGE, "posts/18", '"next"')
+        hub.go_on()
+        assert client.read()["type"] == "subscribed"
+        assert [client.read()["data"] for _ in range(2)] == ["the hub has not read it", "next"]
+
+
+def test_more_than_can_be_held_counts_as_missed_and_what_comes_afterwards_arrives(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(cable_buffer=3000)
+    with served(site.app) as port, stepped(site) as hub, Client(port) as client:
+        hub.begin_to_subscribe(client, "posts/18", since=site.last_id())
+        for _ in range(4):
+            site.broadcast("posts/18", "x" * 1000)
+        hub.turn_until(lambda: hub.hub.position == site.last_id())
+        site.gate.set()
+        hub.answer()
+        site.broadcast("posts/18", "next")
+        hub.go_on()
+        assert [client.read()["type"] for _ in range(2)] == ["subscribed", "missed"]
+        assert client.read()["data"] == "next"
+
+
+def test_a_client_that_goes_while_it_is_answered_takes_nobody_else_from_the_count(
+    site: Site, port: int
+) -> None:
+    @site.litestack.channel("slow", presence="count")
+    def slow() -> bool:
+        return site.gate.wait(20)
+
+    site.gate.set()
+    with stepped(site) as hub, Client(port) as one, Client(port) as two, Client(port) as three:
+        hub.subscribe(one, "slow")
+        hub.subscribe(two, "slow")
+        site.gate.clear()
+        hub.begin_to_subscribe(three, "slow")
+        reset(three)
+        site.gate.set()
+        hub.answer()
+        assert hub.hub.clients == 2
+        hub.turn_until(lambda: not hub.hub._members.changed)
+        with site.app.app_context():
+            wait_until(lambda: site.litestack.cable.present("slow").count == 2)
+
+
+def test_a_log_that_was_trimmed_before_it_was_read_is_told_once_also_beside_a_broken_client(
+    site: Site, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with stepped(site) as hub, Client(port) as broken, Client(port) as client:
+        hub.subscribe(broken, "posts/1")
+        hub.subscribe(client, "posts/7")
+        with site.app.app_context():
+            store = site.litestack.cable._states.current().store
+        reset(broken)
+        store.listen(None, hub.hub._log.mailbox)  # the hub hears of nothing
+        lost = store.append(RowKind.MESSAGE, "posts/7", '"lost"')
+        last = store.append(RowKind.MESSAGE, "posts/7", '"last"')
+        with store._writing() as connection:
+            connection.execute("DELETE FROM litestack_cable_messages WHERE id <= ?", (lost,))
+        hub.hub._log.look()
+        hub.hub._catch_up()
+        hub.go_on()
+        assert client.read() == {"type": "missed", "channel": "posts/7", "id": lost}
+        assert client.read()["id"] == last
+        client.socket.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            client.read()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_nothing_older_follows_the_news_that_messages_were_missed(site: Site, port: int) -> None:
+    with stepped(site) as hub, Client(port) as client:
+        hub.subscribe(client, "posts/7")
+        site.broadcast("posts/7", "waits to be sent")
+        hub.hub._catch_up()
+        hub.hub._missed_some(site.last_id() + 5)
+        hub.hub._deliver()
+        assert client.read()["type"] == "missed"
+        client.socket.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            client.read()
+
+
+def test_who_subscribes_anew_during_a_broadcast_gets_it_once(
+    site: Site, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @site.litestack.channel("plain")
+    def plain() -> bool:
+        return True
+
+    monkeypatch.setattr(hub_module, "CHUNK", 2)
+    with stepped(site) as hub, Client(port) as a, Client(port) as b, Client(port) as last:
+        for client in (a, b, last):
+            hub.subscribe(client, "plain")
+        since = site.last_id()
+        site.broadcast("plain", "hello")
+        hub.hub._catch_up()
+        hub.hub._deliver()  # to the first two
+        last.send(type="unsubscribe", channel="plain")
+        last.send(type="subscribe", channel="plain", since=since)
+        # Neither sends the rest of the broadcast, which a turn would.
+        client_last = next(reversed(hub.topic("plain").subscribers))
+        wait_until(lambda: _read_all(hub.hub, client_last))
+        hub.answer()
+        hub.go_on()
+        assert last.read()["type"] == "subscribed"
+        assert last.read()["data"] == "hello"
+        site.broadcast("plain", "next")
+        assert last.read()["data"] == "next"
+
+
+def _read_all(hub: hub_module.Hub, client: object) -> bool:
+    """Read what a client has sent, until its function is asked."""
+    hub._read(client)  # type: ignore[arg-type]
+    return bool(client.busy)  # type: ignore[attr-defined]
+
+
+def test_nothing_follows_the_close_frame(site: Site, port: int) -> None:
+    @site.litestack.channel("refused later")
+    def later() -> bool:
+        site.gate.wait(20)
+        return False
+
+    with stepped(site) as hub, Client(port, receive_buffer=4096) as client:
+        hub.begin_to_subscribe(client, "refused later")
+        served_client = next(iter(hub.topic("refused later").pending))
+        hub.hub._send_bytes(served_client, make_frame(0x89, b"x" * 120, mask=False) * 2000)
+        assert served_client.out, "the client's buffer is full"
+        hub.hub._close(served_client, 1000)
+        site.gate.set()
+        hub.answer()
+        hub.go_on()
+        opcodes = []
+        with suppress(ConnectionError):
+            while True:
+                opcodes.append(client.read_frame()[0])
+        assert opcodes[-1] == 8
+        assert opcodes.count(8) == 1
+
+
+def test_leaving_is_not_told_when_the_process_ends(site: Site, port: int) -> None:
+    with Client(port) as one, Client(port) as two:
+        one.subscribe("posts/7")
+        two.subscribe("posts/8")
+        one.close()
+        wait_until(lambda: site.seen)
+        site.litestack.cable.stop()
+        assert two.read_until_close() == 1001
+        assert site.seen == [("left", None, 7)]
