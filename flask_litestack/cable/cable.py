@@ -148,8 +148,11 @@ class Cable:
     def disconnect(self, user: object) -> None:
         """Close all connections of a user, in all processes, e.g. at log-out.
 
-        Their pages connect again by themselves, as whoever they are then.
+        Their pages connect again by themselves, as whoever they are then. None and "" stand for
+        nobody in particular: nothing is closed.
         """
+        if user is None or user == "":
+            return
         state = self._states.current()
         text = json.dumps(str(user))
         self._database.after_commit(lambda: state.store.append(RowKind.DISCONNECT, "", text))
@@ -249,7 +252,8 @@ class Cable:
         state.channels.match(name)
         text = dumps(data)
         limit = state.settings.cable_buffer
-        if len(text) * 2 > limit and (size := len(text.encode())) * 2 > limit:
+        # A character takes four bytes at most, and is not counted where that is little enough.
+        if len(text) * 8 > limit and (size := len(text.encode())) * 2 > limit:
             raise CableError(
                 f"a message of {size} bytes for {name!r} is more than half of "
                 f"LITESTACK_CABLE_BUFFER = {limit}; send a link to it, or raise the setting."

@@ -44,7 +44,7 @@ class Pool:
         while (function := self._work.get()) is not None:
             try:
                 function()
-            except Exception:
+            except BaseException:  # sys.exit() in a handler must not cost a thread
                 log.exception("%s: an error that its sender did not expect", self._name)
             del function
             with self._mutex:

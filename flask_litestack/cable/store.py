@@ -43,6 +43,9 @@ BATCH_BYTES = 4 * 1024 * 1024
 TRIM_EVERY = 200
 TRIM_SECONDS = 10.0
 
+#: Bytes of a message besides its channel and its data.
+OVERHEAD = 64
+
 #: The most bytes of a message that go with the wake-up, and need not be read from the file.
 MAX_NOTE = 8000
 
@@ -223,7 +226,7 @@ class Store:
             or since > last
             or last - since > MAX_SCAN
             or len(rows) > limit
-            or sum(len(row.data) for row in rows) > size
+            or sum(_size(row.channel, row.data) for row in rows) > size
         )
         return Replay((), last, True) if missed else Replay(rows, last, False)
 
@@ -325,7 +328,7 @@ class Store:
         now = self._clock()
         # int(): the driver takes four times as long for a subclass.
         kind = int(kind)
-        parameters = (kind, channel, data, now, len(data.encode()) + len(channel) + 64)
+        parameters = (kind, channel, data, now, _size(channel, data))
         # One INSERT, under this process's mutex, needs no turn in the queue of writers: that
         # halves its time. Other processes are done within microseconds.
         cursor = driver.Cursor(connection)
@@ -519,6 +522,11 @@ class Store:
         self._writer = self._reader = None
         self._write_mutex = threading.Lock()
         self._read_mutex = threading.Lock()
+
+
+def _size(channel: str, data: str) -> int:
+    """Tell how many bytes a message takes, in the file or on its way to a client."""
+    return len(data.encode()) + len(channel.encode()) + OVERHEAD
 
 
 def _boot() -> str:

@@ -28,7 +28,8 @@ class Stepped:
             resting.set()
             self._go_on.wait()
 
-        self.hub._call(rest)
+        # As a timer's work, which is the last of a turn.
+        self.hub._call(lambda: self.hub._later(0.0, rest))
         assert resting.wait(10)
 
     def turn_until(self, condition: Callable[[], object]) -> None:

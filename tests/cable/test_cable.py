@@ -188,6 +188,17 @@ def test_disconnect_closes_the_connections_of_one_user(site: Site, port: int) ->
         assert other.read()["data"] == nobody.read()["data"] == "hello"
 
 
+def test_disconnecting_nobody_closes_nothing(site: Site, port: int) -> None:
+    with Client(port) as nobody, Client(port, "/cable?user=None") as somebody:
+        nobody.subscribe("posts/7")
+        somebody.subscribe("posts/7")
+        with site.app.app_context():
+            for user in ("", None):
+                site.litestack.cable.disconnect(user)
+        site.broadcast("posts/7", "hello")
+        assert nobody.read()["data"] == somebody.read()["data"] == "hello"
+
+
 def test_a_log_out_during_the_handshake_closes_the_connection(site: Site) -> None:
     @site.litestack.cable.connect
     def who() -> str:
@@ -268,6 +279,8 @@ def test_data_that_is_no_json_is_an_error(site: Site) -> None:
             site.posts.broadcast(float("nan"), post_id=7)
         with pytest.raises(CableError, match="LITESTACK_CABLE_BUFFER"):
             site.posts.broadcast("x" * 140_000, post_id=7)
+        with pytest.raises(CableError, match="150002 bytes"):
+            site.posts.broadcast("中" * 50_000, post_id=7)
 
 
 def test_half_a_surrogate_pair_arrives(site: Site, port: int) -> None:

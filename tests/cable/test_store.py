@@ -134,6 +134,8 @@ def test_a_replay_is_complete_or_says_that_it_is_not(store: Store, clock: Clock)
     assert store.replay("nothing", start, limit=10, size=1000).missed is False
     assert store.replay("news", start, limit=9, size=1000).missed
     assert store.replay("news", start, limit=10, size=9).missed
+    assert store.replay("news", start, limit=10, size=10 * (1 + 4 + 64)).missed is False
+    assert store.replay("news", start, limit=10, size=10 * (1 + 4 + 64) - 1).missed
     assert store.replay("news", start - 2, limit=10, size=1000).missed
     assert store.replay("news", start + 21, limit=10, size=1000).missed
     clock.now += 61
@@ -141,6 +143,13 @@ def test_a_replay_is_complete_or_says_that_it_is_not(store: Store, clock: Clock)
     say(store, "later")
     assert store.replay("news", start + 19, limit=10, size=1000).missed
     assert not store.replay("news", start + 20, limit=10, size=1000).missed
+
+
+def test_a_replay_is_measured_in_bytes(store: Store) -> None:
+    start = store.last_id()
+    say(store, '"' + "中" * 100 + '"')
+    assert store.replay("news", start, limit=10, size=370).missed is False
+    assert store.replay("news", start, limit=10, size=369).missed
 
 
 def test_a_new_boot_of_the_machine_begins_a_new_log(
