@@ -24,6 +24,7 @@ __all__ = [
     "keepalive",
     "on_reload",
     "on_starting",
+    "post_worker_init",
     "preload_app",
     "threads",
     "when_ready",
@@ -92,6 +93,26 @@ def when_ready(server: Any) -> None:
         claim(settings)
     except MachineError as error:
         server.halt(reason=f"MachineError: {error}", exit_status=1)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Tell websocket clients on SIGTERM itself that the worker ends; leave descriptors for them.
+
+    Before :func:`worker_exit` gunicorn waits up to ``graceful_timeout`` for other connections.
+    """
+    from .cable import connections, say_goodbye
+
+    finish: Any = signal.getsignal(signal.SIGTERM)
+
+    def on_sigterm(sig: int, frame: object) -> None:
+        say_goodbye()
+        finish(sig, frame)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    if hasattr(worker, "max_keepalived"):
+        # A gthread worker dies where accept() finds no descriptor.
+        worker.worker_connections = connections(worker.worker_connections)
+        worker.max_keepalived = worker.worker_connections - worker.cfg.threads
 
 
 def worker_exit(server: object, worker: object) -> None:

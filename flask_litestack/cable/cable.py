@@ -239,6 +239,12 @@ class Cable:
                 )
             return state.hub
 
+    def say_goodbye(self) -> None:
+        """Send every client of this process away with 1001 and take no new ones; do not wait."""
+        for state in self._states.values():
+            if state.hub is not None:
+                state.hub.say_goodbye()
+
     def stop(self) -> None:
         """Send every client of this process away with 1001; takes a second at most."""
         for state in self._states.values():
@@ -297,6 +303,12 @@ class _State:
     store: Store
     channels: ChannelMap
     hub: Hub | None = None
+
+
+def say_goodbye() -> None:
+    """Send every client of this process away at once; for the signal that ends a server."""
+    for cable in list(_cables):
+        cable.say_goodbye()
 
 
 def stop_all() -> None:

@@ -167,6 +167,7 @@ class Hub:
         self._local: deque[Row] = deque()
         self._awake = False
         self._stopping = False
+        self._ended = False
 
         self._selector = selectors.DefaultSelector()
         self._life = Life(store.run_path, RUN_KIND)
@@ -228,14 +229,23 @@ class Hub:
         :param requests: what the client wants, where its URL says so.
         """
         client = Client(fd, kind, new_parser(kind, self._max_message), user, environ)
-        self._call(partial(self._adopt, client, handshake_at, early, list(requests)))
+        with self._mutex:
+            if not self._ended:
+                self._call(partial(self._adopt, client, handshake_at, early, list(requests)))
+                return
+        os.close(fd)
+
+    def say_goodbye(self) -> None:
+        """Tell every client that we go away, and admit no more.
+
+        It takes no lock and waits for nothing, so a signal handler may call it.
+        """
+        self._stopping = True
+        self._ring()
 
     def stop(self) -> None:
         """Tell every client that we go away, and end the thread; takes a second at most."""
-        with self._mutex:
-            already, self._stopping = self._stopping, True
-        if not already:
-            self._ring()
+        self.say_goodbye()
         self._thread.join(LAST_GOODBYE + 1.0)
 
     def after_fork(self) -> None:
@@ -243,6 +253,8 @@ class Hub:
         for client in self._clients:
             if client.state is not State.CLOSED:
                 os.close(client.fd)
+        for fd in self._peers.values():
+            os.close(fd)
         self._selector.close()
         self._bell.close()
         self._clapper.close()
@@ -261,7 +273,7 @@ class Hub:
             except Exception:
                 log.exception("the cable's hub failed; it goes on")
                 time.sleep(0.1)
-        self._say_goodbye()
+        self._end()
         log.info("the cable's hub ends (pid %d)", os.getpid())
 
     def _turn(self) -> None:
@@ -502,6 +514,9 @@ class Hub:
         self._clients.add(client)
         self._watch(client)
         self._ping_later(client, self._ping_interval * self._random.uniform(0.5, 1.0))
+        if self._stopping:
+            self._send_away(client)
+            return
         signed_out = self._signed_out.get(client.user)
         if signed_out is not None and signed_out[0] > handshake_at:
             self._close(client, Close.SIGNED_OUT, "signed out")
@@ -554,6 +569,9 @@ class Hub:
         self._flush(client)
         if client.state is State.CLOSING:
             self._later(GOODBYE, partial(self._drop, client))
+
+    def _send_away(self, client: Client) -> None:
+        self._close(client, Close.GOING_AWAY, "the server restarts")
 
     def _drop_slow(self, client: Client) -> None:
         """Send a client away that does not take what it gets; it comes back for the rest."""
@@ -848,18 +866,21 @@ class Hub:
 
     # -- the end ------------------------------------------------------------------------------
 
-    def _say_goodbye(self) -> None:
+    def _end(self) -> None:
         """Close every connection with 1001 and wait a moment until the clients have read it."""
         self._store.listen(None, None)
         for client in list(self._clients):
             with suppress(Exception):
-                self._close(client, Close.GOING_AWAY, "the server restarts")
+                self._send_away(client)
         deadline = time.monotonic() + LAST_GOODBYE
         while self._clients and time.monotonic() < deadline:
             with suppress(Exception):
                 for key, mask in self._selector.select(max(0.0, deadline - time.monotonic())):
                     self._dispatch(key.data, mask)
                 self._run_calls()
+        with self._mutex:
+            self._ended = True
+        self._run_calls()  # a client may have come just now
         for client in list(self._clients):
             self._drop(client)
         for fd in self._peers.values():

@@ -17,6 +17,10 @@ log = logging.getLogger(__name__)
 RESERVE_SHARE = 4
 RESERVE = (64, 2048)
 
+#: The part of it that is not for the server's connections: a share, or so many at least.
+OTHER_SHARE = 4
+OTHER = 32
+
 #: What is reckoned with where the limit is "unlimited".
 UNLIMITED = 1_000_000
 
@@ -43,8 +47,18 @@ def capacity(wanted: int | None) -> int:
 
 def room(limit: int, open_files: int = 0) -> int:
     """Tell how many clients a process can have that may open so many files, and has so many."""
-    reserve = min(max(limit // RESERVE_SHARE, RESERVE[0]), RESERVE[1])
-    return max(0, limit - reserve - open_files)
+    return max(0, limit - _reserve(limit) - open_files)
+
+
+def connections(wanted: int) -> int:
+    """Raise the soft limit of open files; return how many connections a server may have open.
+
+    :param wanted: how many it would take.
+    """
+    if resource is None:
+        return wanted
+    reserve = _reserve(_raised_limit())
+    return min(wanted, reserve - max(reserve // OTHER_SHARE, OTHER))
 
 
 def open_files_limit() -> int | None:
@@ -53,6 +67,10 @@ def open_files_limit() -> int | None:
         return None
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return UNLIMITED if hard == resource.RLIM_INFINITY else hard
+
+
+def _reserve(limit: int) -> int:
+    return min(max(limit // RESERVE_SHARE, RESERVE[0]), RESERVE[1])
 
 
 def _raised_limit() -> int:

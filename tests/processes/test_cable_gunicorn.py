@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -183,6 +184,35 @@ def test_sigterm_ends_the_server_at_once_though_clients_are_connected(tmp_path: 
         assert codes == [1001] * 50
 
 
+def test_sigterm_sends_clients_away_at_once_beside_a_slow_request(tmp_path: Path) -> None:
+    with gunicorn(tmp_path) as server, Client(server.port) as client:
+        client.subscribe("numbers")
+        request = threading.Thread(target=server.get, args=("/sleep/4.0",))
+        request.start()
+        time.sleep(0.5)
+        before = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert client.read_until_close() == 1001
+        assert time.monotonic() - before < 2
+        assert request.is_alive()
+        request.join()
+        assert server.process.wait(20) == 0
+
+
+def test_sigterm_sends_clients_away_at_once_beside_a_connection_without_a_request(
+    tmp_path: Path,
+) -> None:
+    with gunicorn(tmp_path) as server, Client(server.port) as client:
+        client.subscribe("numbers")
+        with socket.create_connection(("127.0.0.1", server.port)):
+            time.sleep(0.5)
+            before = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert client.read_until_close() == 1001
+            assert time.monotonic() - before < 2
+        assert server.process.wait(20) == 0
+
+
 def test_clients_that_do_not_answer_cannot_hold_up_the_end(tmp_path: Path) -> None:
     with gunicorn(tmp_path) as server:
         clients = [Client(server.port, receive_buffer=4096) for _ in range(5)]
@@ -228,8 +258,8 @@ def test_the_access_log_has_one_clean_line_for_each_client(tmp_path: Path) -> No
         assert "[ERROR]" not in output
 
 
-def test_a_small_limit_of_open_files_refuses_new_clients_and_drops_nobody(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+@contextmanager
+def with_few_files(folder: Path) -> Iterator[Server]:
     limited = [
         "sh",
         "-c",
@@ -242,8 +272,30 @@ def test_a_small_limit_of_open_files_refuses_new_clients_and_drops_nobody(tmp_pa
         "python:flask_litestack.gunicorn",
         "tests.cable.app:create_app()",
     ]
-    variables = {"FLASK_LITESTACK_DATA_PATH": str(tmp_path / "data")}
-    with running(limited, tmp_path, variables) as server:
+    variables = {
+        "FLASK_LITESTACK_DATA_PATH": str(folder / "data"),
+        "FLASK_LITESTACK_JOBS_IN_SERVER": "false",
+    }
+    with running(limited, folder, variables) as server:
+        yield server
+
+
+def test_connections_without_a_request_cannot_take_all_descriptors(tmp_path: Path) -> None:
+    with with_few_files(tmp_path) as server, Client(server.port) as client:
+        [worker] = server.children()
+        client.subscribe("numbers")
+        silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(400)]
+        time.sleep(1)
+        for connection in silent:
+            connection.close()
+        post(server, "/broadcast/1/1")
+        assert client.read()["data"] == [1, 0]
+        assert server.children() == [worker]
+
+
+def test_a_small_limit_of_open_files_refuses_new_clients_and_drops_nobody(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with with_few_files(tmp_path) as server:
         worker = server.children()[0]
         clients: list[Client] = []
         statuses: list[int] = []
