@@ -223,7 +223,10 @@ class Cable:
         self._states.current().channels.match(name)
 
     def hub(self) -> Hub:
-        """Return the current app's hub in this process, started on first use."""
+        """Return the current app's hub in this process, started on first use.
+
+        :raises OSError: EMFILE, if there are no descriptors left to start it.
+        """
         state = self._states.current()
         with self._mutex:
             if state.hub is None:

@@ -42,7 +42,11 @@ class Follower:
         self._received: list[Row] = []
         self._unread = False
         #: The id of the last entry that was read.
-        self.position = store.last_id()
+        try:
+            self.position = store.last_id()
+        except BaseException:
+            self.mailbox.close()
+            raise
 
     @property
     def news(self) -> bool:

@@ -24,7 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -121,6 +121,7 @@ class Hub:
     :param buffer: bytes that may wait for one client.
     :param ping_interval: seconds between two pings.
     :param threads: the size of the pool.
+    :raises OSError: if there are no descriptors left.
     """
 
     def __init__(
@@ -169,13 +170,17 @@ class Hub:
         self._stopping = False
         self._ended = False
 
-        self._selector = selectors.DefaultSelector()
-        self._life = Life(store.run_path, RUN_KIND)
-        self._bell, self._clapper = socket.socketpair()
-        for end in (self._bell, self._clapper):
-            end.setblocking(False)
+        with ExitStack() as opened:  # all, or none if there are no descriptors left
+            self._selector = opened.enter_context(selectors.DefaultSelector())
+            self._bell, self._clapper = socket.socketpair()
+            for end in (self._bell, self._clapper):
+                opened.callback(end.close)
+                end.setblocking(False)
+            self._life = Life(store.run_path, RUN_KIND)
+            opened.callback(self._life.close)
+            self._log = Follower(store)
+            opened.pop_all()
         self._selector.register(self._bell, selectors.EVENT_READ, self._on_bell)
-        self._log = Follower(store)
         self._selector.register(self._log, selectors.EVENT_READ, self._log.wake)
         store.listen(self._on_append, self._log.mailbox)
         self._thread = threading.Thread(target=self._run, name="litestack-cable-hub", daemon=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 
@@ -29,11 +30,14 @@ def capacity(wanted: int | None) -> int:
     """Raise the soft limit of open files to the hard one; return how many clients fit below it.
 
     :param wanted: a limit that was set; a smaller possible one takes its place, with a warning.
+    :raises OSError: EMFILE, if there is no room for any now.
     """
     if resource is None:
         return wanted or 400
     limit = _raised_limit()
     possible = room(limit, _open_files())
+    if possible == 0:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     if wanted is not None and wanted > possible:
         log.warning(
             "LITESTACK_CABLE_MAX_CLIENTS = %d is more than the %d that the limit of %d open files "

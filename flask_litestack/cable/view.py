@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from functools import partial
 from typing import TYPE_CHECKING
@@ -51,7 +52,12 @@ def _open(cable: Cable, kind: Kind) -> Response:
     else:
         head = handshake.EVENT_STREAM
         requests = _requests_of_url(cable)
-    hub = cable.hub()
+    try:
+        hub = cable.hub()
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise _full(error) from error
+        raise
     # Whoever signs out while this request runs is found by its position.
     position = hub.position
     user = cable.who()
@@ -69,8 +75,7 @@ def _open(cable: Cable, kind: Kind) -> Response:
         handover = Handover(request.environ, server_socket)
     except OSError as error:
         hub.dismiss()
-        log.warning("the cable has no descriptor for another client: %s", error)
-        raise _full() from error
+        raise _full(error) from error
     try:
         early = handover.take(head)
     except OSError:
@@ -99,5 +104,7 @@ def _requests_of_url(cable: Cable) -> list[protocol.Request]:
     return [protocol.Subscribe(name, since) for name in dict.fromkeys(names)]
 
 
-def _full() -> ServiceUnavailable:
+def _full(error: OSError | None = None) -> ServiceUnavailable:
+    if error is not None:
+        log.warning("the cable has no descriptor for another client: %s", error)
     return ServiceUnavailable("no room for another client", retry_after=RETRY_AFTER)

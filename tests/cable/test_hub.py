@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import struct
@@ -400,6 +401,19 @@ def test_stopping_sends_every_client_away_with_1001(site: Site, port: int) -> No
         for reader in readers:
             reader.join()
         assert codes == [1001, 1001]
+
+
+def test_a_hub_that_cannot_start_leaves_nothing_open(site: Site) -> None:
+    run = site.app.config["LITESTACK_DATA_PATH"] / "run"
+    run.rename(run.with_name("away"))
+    run.touch()
+    before = len(os.listdir("/proc/self/fd"))
+    with site.app.app_context():
+        with pytest.raises(OSError, match="run"):
+            site.litestack.cable.hub()
+        assert len(os.listdir("/proc/self/fd")) == before
+        run.unlink()
+        assert site.litestack.cable.hub().admit()
 
 
 def test_the_loop_goes_on_after_an_error(site: Site, port: int) -> None:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.cable.client import Client
 from tests.cable.conftest import Site, make_site, port, site  # noqa: F401
 
@@ -36,6 +38,29 @@ def test_a_child_does_not_hold_its_parents_connections_open(site: Site, port: in
             site.litestack.cable.disconnect("ann")
             assert client.read_until_close() == 4001
             assert client.socket.recv(100) == b""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux only")
+def test_a_child_keeps_no_handle_of_other_processes(site: Site, port: int) -> None:  # noqa: F811
+    def handles() -> list[str]:
+        found = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+        return [target for path in found if "pidfd" in (target := _target(path))]
+
+    with Client(port) as client, forked(lambda: None) as peer, site.app.app_context():
+        client.subscribe("posts/7")
+        site.litestack.cable.hub()._watch_peers([peer])
+        assert handles() != []
+        pid = os.fork()
+        if pid == 0:
+            os._exit(len(handles()))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _target(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except FileNotFoundError:
+        return ""
 
 
 def test_a_child_broadcasts_to_its_parents_clients(site: Site, port: int) -> None:  # noqa: F811
