@@ -139,7 +139,7 @@ class Held:
 class Topic:
     """The subscribers in this process of one channel."""
 
-    __slots__ = ("news", "pending", "subscribers")
+    __slots__ = ("news", "pending", "reported_at", "subscribers")
 
     def __init__(self) -> None:
         #: Client -> the id of the last message it needs no more.
@@ -147,3 +147,5 @@ class Topic:
         self.pending: dict[Client, Held] = {}
         #: The latest presence message.
         self.news: Message | None = None
+        #: When this process last told of its members.
+        self.reported_at = 0.0

@@ -33,7 +33,7 @@ class Handlers:
         self._app = app
         self._channels = channels
         self._store = store
-        self._buffer = buffer
+        self._largest = buffer // 2
 
     def subscribe(self, client: Client, channel: str, since: int | None) -> Decision:
         """Ask the channel function, then the log."""
@@ -51,9 +51,18 @@ class Handlers:
             log.warning("%r returned None, which refuses; return True to let in", declared)
         if answer is None or answer is False:
             return Decision(refused="forbidden")
+        if data is not None and (size := len(data.encode())) > self._largest:
+            log.error(
+                "%r returned %d bytes for %r, which is more than half of LITESTACK_CABLE_BUFFER: "
+                "refused; return less, or raise the setting",
+                declared,
+                size,
+                channel,
+            )
+            return Decision(refused="error")
         replay = None
         if since is not None:
-            replay = self._store.replay(channel, since, limit=MAX_REPLAY, size=self._buffer // 2)
+            replay = self._store.replay(channel, since, limit=MAX_REPLAY, size=self._largest)
         return Decision(
             data=data,
             presence=declared.presence is not None,
@@ -89,11 +98,13 @@ class Handlers:
             declared, _ = self._channels.match(channel)
         except ChannelError:
             return None  # of another release that runs beside this one
-        if declared.presence == "count":
-            return json.dumps({"count": presence.count})
+        if declared.presence is None:
+            return None
         if declared.presence == "users":
-            return json.dumps({"count": presence.count, "users": presence.users})
-        return None
+            text = json.dumps({"count": presence.count, "users": presence.users})
+            if len(text) <= self._largest:  # all of it is ASCII
+                return text
+        return json.dumps({"count": presence.count})
 
     @contextmanager
     def _context(self, client: Client) -> Iterator[None]:

@@ -74,6 +74,10 @@ STATUS_INTERVAL = 5.0
 PRESENCE_INTERVAL = 0.5
 PRESENCE_DELAY = 0.05
 
+#: Bytes a second of reports about one channel, beyond which they come less often: the log, of
+#: 32 MiB by default, is there for messages.
+PRESENCE_RATE = 8 * 1024
+
 #: Messages that a client which comes back can get at most.
 MAX_REPLAY = 1000
 
@@ -142,6 +146,8 @@ class Hub:
         self._buffer = buffer
         self._ping_interval = max(1.0, ping_interval)
         self._pool = Pool(threads, "litestack-cable")
+        # The hub's own work waits for no handler.
+        self._chores = Pool(1, "litestack-cable-chores")
         self._reader = sockets.Reader()
         self._random = random.Random()
 
@@ -270,7 +276,7 @@ class Hub:
         log.info("the cable's hub starts (pid %d)", os.getpid())
         self._every(SWEEP, self._sweep)
         self._every(STATUS_INTERVAL, self._note_status)
-        self._pool.submit(self._find_dead_peers)
+        self._chores.submit(self._find_dead_peers)
         self._every(1.0, self._ping_quiet)
         while not self._stopping:
             try:
@@ -805,8 +811,8 @@ class Hub:
         self._later(max(PRESENCE_DELAY, PRESENCE_INTERVAL - since), self._report_presence)
 
     def _report_presence(self) -> None:
-        changes = self._members.take_changes()
-        self._reported_at = time.monotonic()
+        now = self._reported_at = time.monotonic()
+        changes = self._members.take_changes(partial(self._may_report, now))
 
         def done(failed: bool) -> None:
             self._reporting = False
@@ -823,21 +829,34 @@ class Hub:
             finally:
                 self._call(partial(done, failed))
 
-        self._pool.submit(report)
+        if changes:
+            self._chores.submit(report)
+        else:
+            done(failed=False)
         self._look_for_peers()
+
+    def _may_report(self, now: float, channel: str) -> bool:
+        topic = self._topics.get(channel)
+        if topic is None:
+            return True
+        size = 0 if topic.news is None else len(topic.news)
+        if now - topic.reported_at < size / PRESENCE_RATE:
+            return False
+        topic.reported_at = now
+        return True
 
     def _note_status(self) -> None:
         now = (len(self._clients), len(self._topics))
         if now != self._noted:
             self._noted = now
-            self._pool.submit(partial(self._store.note_hub, self._life.name, *now))
+            self._chores.submit(partial(self._store.note_hub, self._life.name, *now))
 
     def _look_for_peers(self) -> None:
         """Begin to look regularly whether the processes of other members live."""
         if not self._looking_for_peers:
             self._looking_for_peers = True
-            self._every(SWEEP, partial(self._pool.submit, self._find_dead_peers))
-            self._pool.submit(self._find_dead_peers)
+            self._every(SWEEP, partial(self._chores.submit, self._find_dead_peers))
+            self._chores.submit(self._find_dead_peers)
 
     def _find_dead_peers(self) -> None:
         dead, alive = [], []
@@ -867,7 +886,7 @@ class Hub:
         fd = self._peers.pop(pid)
         self._selector.unregister(fd)
         os.close(fd)
-        self._pool.submit(self._find_dead_peers)
+        self._chores.submit(self._find_dead_peers)
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -893,6 +912,7 @@ class Hub:
         with suppress(Exception):
             self._store.forget_processes([self._life.name], self._backend.describe)
         self._pool.stop()
+        self._chores.stop()
         self._selector.close()
         self._log.close()
         self._life.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 
 class Members:
@@ -42,15 +43,19 @@ class Members:
         """Whether there is anything to tell."""
         return bool(self._changed)
 
-    def take_changes(self) -> dict[str, dict[str, int]]:
-        """Return channel -> user -> connections of what changed since the last call."""
+    def take_changes(self, wanted: Callable[[str], bool]) -> dict[str, dict[str, int]]:
+        """Return channel -> user -> connections of what changed since it was last taken.
+
+        :param wanted: whether to take the changes of a channel now.
+        """
         none: Counter[str] = Counter()
-        changes = {
-            channel: {user: self._members.get(channel, none)[user] for user in users}
-            for channel, users in self._changed.items()
+        return {
+            channel: {
+                user: self._members.get(channel, none)[user] for user in self._changed.pop(channel)
+            }
+            for channel in list(self._changed)
+            if wanted(channel)
         }
-        self._changed = {}
-        return changes
 
     def put_back(self, changes: dict[str, dict[str, int]]) -> None:
         """Take these changes for untold again."""
