@@ -25,7 +25,7 @@ GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 EVENT_STREAM = (
     b"HTTP/1.1 200 OK\r\n"
     b"Content-Type: text/event-stream; charset=utf-8\r\n"
-    b"Cache-Control: no-store\r\n"
+    b"Cache-Control: no-store, no-transform\r\n"
     b"X-Accel-Buffering: no\r\n"
     b"Connection: close\r\n\r\n"
 )

@@ -18,24 +18,35 @@ from simple_websocket import ConnectionClosed
 
 from .frames import LINE_CLOSE, Close, Kind
 
+#: Seconds after which a thread looks whether its connection is closed: simple-websocket does not
+#: always wake it, e.g. not when it closes because of a message that is too big.
+LOOK = 2.0
 
-def serve(kind: Kind, adopt: Callable[[int, Kind], None]) -> Response:
+
+def serve(
+    kind: Kind, adopt: Callable[[int, Kind], None], environ: dict[str, Any], max_message: int
+) -> Response:
     """Connect this request to the hub and serve it until the client goes.
 
-    :raises OSError: if there are no descriptors left.
+    :param max_message: bytes of the largest message taken.
+    :raises OSError: if there are no descriptors left; nothing has happened then.
     """
     ours, hubs = socket.socketpair()
     hubs.setblocking(False)
     if kind is Kind.EVENTS:
         adopt(hubs.detach(), Kind.EVENTS)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
         response = Response(_events(ours), mimetype="text/event-stream", headers=headers)
         response.call_on_close(ours.close)
         return response
+    # Some bytes of a compressed message can be any number of bytes: none is agreed upon.
+    environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
     adopt(hubs.detach(), Kind.LINES)
     try:
-        view: Callable[[socket.socket], Response] = _sock_view()
-        return view(ours)
+        view: Callable[[socket.socket, int], Response] = _sock_view()
+        return view(ours, max_message)
+    except OSError:
+        return Response(status=400)  # the client is gone during the handshake
     finally:
         ours.close()
 
@@ -57,14 +68,17 @@ def _sock_view() -> Any:
     return made[0]
 
 
-def _carry(ws: Any, ours: socket.socket) -> None:
+def _carry(ws: Any, ours: socket.socket, max_message: int) -> None:
     """Pass on what the client says; another thread passes on what it gets."""
+    ws.max_message_size = max_message
     threading.Thread(
         target=_pass_on, args=(ws, ours), name="litestack-cable-sender", daemon=True
     ).start()
     try:
         while True:
-            text = ws.receive()
+            text = ws.receive(timeout=LOOK)
+            if text is None:
+                continue
             if isinstance(text, bytes):
                 ws.close(Close.UNSUPPORTED, "text frames only")
                 return

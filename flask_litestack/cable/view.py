@@ -71,7 +71,8 @@ def _open(cable: Cable, kind: Kind) -> Response:
     server_socket = client_socket(request.environ)
     try:
         if server_socket is None:
-            return threaded.serve(kind, adopt)
+            limit = settings.cable_max_message
+            return threaded.serve(kind, adopt, request.environ, limit)
         handover = Handover(request.environ, server_socket)
     except OSError as error:
         hub.dismiss()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
+import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
@@ -161,6 +163,56 @@ def test_an_encrypted_connection_is_carried_by_a_thread(
         assert closed.value.reason == 4001
         events.response.close()
         connection.close()
+
+
+class Tunnel(socket.socket):
+    """Stands for the socket of a server that encrypts: not exactly a socket."""
+
+
+def tunnelled(app: Any) -> Any:
+    """Keep the cable from taking the connections of an app over."""
+
+    def middleware(environ: Any, start_response: Any) -> Iterable[bytes]:
+        real = environ["werkzeug.socket"]
+        environ["werkzeug.socket"] = Tunnel(fileno=os.dup(real.fileno()))
+        body: Iterable[bytes] = app(environ, start_response)
+        return body
+
+    return middleware
+
+
+def test_a_thread_takes_no_message_that_is_too_big_and_none_that_is_compressed(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(cable_max_message=1000)
+    offer = {"Sec-WebSocket-Extensions": "permessage-deflate"}
+    with served(tunnelled(site.app)) as port:
+        with Client(port, headers=offer) as client:
+            assert "permessage-deflate" not in client.head
+            client.subscribe("posts/7")
+            client.send_frame(0x01, b"x" * 900)
+            client.send_frame(0x80, b"x" * 200)
+            assert client.read_until_close() == 1009
+        wait_until(lambda: site.clients == 0)
+
+
+def test_a_client_that_is_gone_during_a_threads_handshake_is_counted_once(site: Site) -> None:
+    ours, other = socket.socketpair()
+    other.close()
+    headers = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    with Tunnel(fileno=ours.detach()) as tunnel:
+        environ = {"werkzeug.socket": tunnel}
+        answer = site.app.test_client().get("/cable", headers=headers, environ_overrides=environ)
+    assert answer.status_code == 400
+    with site.app.app_context():
+        hub = site.litestack.cable.hub()
+    wait_until(lambda: hub._admitted == hub.clients == 0)
+    assert hub._admitted == 0
 
 
 def test_the_script_is_cached_for_ever_under_its_version(site: Site) -> None:
