@@ -215,13 +215,6 @@ class Cable:
             return False
         return "" if found is None or found is True else str(found)
 
-    def known(self, name: str) -> None:
-        """Check that a channel of this name is declared.
-
-        :raises ChannelError: if not.
-        """
-        self._states.current().channels.match(name)
-
     def hub(self) -> Hub:
         """Return the current app's hub in this process, started on first use.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from . import protocol
-from .frames import Kind, Parser, encode
+from .frames import KINDS, Kind, Parser, encode
 from .store import Row, RowKind
 
 
@@ -27,7 +27,8 @@ class Leave:
     channel: str
 
 
-#: Requests of one client that wait for the one before; reading stops beyond.
+#: Requests of one client that wait for the one before; reading stops beyond, and when they are
+#: as long as the longest message.
 MAX_INBOX = 32
 
 #: Channels of one client.
@@ -47,6 +48,7 @@ class Client:
         "fd",
         "idle",
         "inbox",
+        "inbox_size",
         "kind",
         "out",
         "out_size",
@@ -67,7 +69,10 @@ class Client:
         self.state = State.OPEN
         #: Channel -> whether somebody wants to know when it is left.
         self.subscriptions: dict[str, bool] = {}
-        self.inbox: deque[protocol.Request | Leave] | None = None
+        #: What it has sent is parsed when it is its turn: as objects it can be twenty times as big.
+        self.inbox: deque[str | protocol.Subscribe | Leave] | None = None
+        #: Characters in there.
+        self.inbox_size = 0
         #: A thread of the pool works for this client; its next request waits.
         self.busy = False
         #: What did not fit into the socket's buffer.
@@ -99,7 +104,7 @@ class Message:
         self.channel = row.channel
         self.is_presence = row.kind == RowKind.PRESENCE
         self.text = protocol.message(row.channel, row.id, row.data, _TYPES[row.kind])
-        self._frames: list[bytes | None] = [None, None, None]
+        self._frames: list[bytes | None] = [None] * len(KINDS)
 
     def frame(self, kind: Kind) -> bytes:
         """Return the bytes for a kind of client."""

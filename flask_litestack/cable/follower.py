@@ -73,7 +73,7 @@ class Follower:
         notes = []
         while note := self._reader.read(self.mailbox.fileno()):
             notes.append(note)
-        if len(notes) == 1 and notes[0].startswith(b"["):
+        if len(notes) == 1 and notes[0].startswith(b"[") and len(self._received) < MANY:
             self._received.append(Row(*json.loads(notes[0])))
         else:
             self._unread = True

@@ -29,6 +29,13 @@ class Kind(IntEnum):
     """Server-sent events: nothing comes in."""
     LINES = 2
     """One JSON text a line; the other end is a thread of flask-sock in this process."""
+    FIRST_EVENTS = 3
+    """Server-sent events without ids: one id resumes all channels of the URL, so there is none
+    until it is decided about all of them."""
+
+
+#: Iterating over the enumeration itself takes five times as long.
+KINDS = tuple(Kind)
 
 
 class Close(IntEnum):
@@ -74,7 +81,7 @@ def encode(kind: Kind, text: bytes, event_id: int | None = None) -> bytes:
         return frame(Opcode.TEXT, text)
     if kind is Kind.LINES:
         return text + b"\n"
-    head = b"" if event_id is None else b"id: %d\n" % event_id
+    head = b"" if event_id is None or kind is Kind.FIRST_EVENTS else b"id: %d\n" % event_id
     return head + b"data: " + text.replace(b"\n", b"\ndata: ") + b"\n\n"
 
 
@@ -89,7 +96,12 @@ def frame(opcode: Opcode, payload: bytes) -> bytes:
     return struct.pack("!BBQ", first, 127, size) + payload
 
 
-def keep_alive(kind: Kind, text: bytes, event_id: int) -> bytes:
+def retry(milliseconds: int) -> bytes:
+    """Tell a browser how long to wait before it connects its event stream again."""
+    return b"retry: %d\n\n" % milliseconds
+
+
+def keep_alive(kind: Kind, text: bytes, event_id: int | None) -> bytes:
     """Build what a client is sent regularly: the position, and a ping where there are pings."""
     framed = encode(kind, text, event_id)
     return PING + framed if kind is Kind.WEBSOCKET else framed

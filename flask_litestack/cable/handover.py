@@ -57,9 +57,11 @@ class Handover:
         self._decoy.close()
         self._other.close()
 
-    def take(self, head: bytes) -> bytes:
+    def take(self, head: bytes, patience: float) -> bytes:
         """Send the head of the response and take the connection.
 
+        :param patience: seconds after which the kernel gives up a client that takes nothing of
+            what it is sent.
         :returns: what the client has sent already and the server has read.
         :raises OSError: if the client is gone; the connection is the server's then.
         """
@@ -69,6 +71,11 @@ class Handover:
             self._server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
             if self._server.family != socket.AF_UNIX:
                 self._server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+                    milliseconds = int(patience * 1000)
+                    self._server.setsockopt(
+                        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds
+                    )
             self._server.sendall(head)
             os.set_blocking(self.fd, False)
             # The server reads the end of its input at once, and may write into the other end

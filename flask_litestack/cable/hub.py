@@ -36,9 +36,11 @@ from . import protocol, sockets
 from .clients import MAX_INBOX, MAX_SUBSCRIPTIONS, Client, Held, Leave, Message, State, Topic
 from .follower import Follower
 from .frames import (
+    KINDS,
     BadFrame,
     Close,
     Closed,
+    EventsParser,
     Kind,
     Ping,
     closing,
@@ -46,10 +48,11 @@ from .frames import (
     frame,
     keep_alive,
     new_parser,
+    retry,
 )
 from .pool import Pool
 from .presence import Members
-from .store import RUN_KIND, Presence, Replay, Row, RowKind, Store
+from .store import MAX_NOTE, RUN_KIND, Presence, Replay, Row, RowKind, Store
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +60,9 @@ log = logging.getLogger(__name__)
 #: many takes less than the interpreter's switch interval of 5 ms.
 CHUNK = 128
 
-#: Messages waiting to be sent beyond which the log is not read further.
+#: Messages waiting to be sent, and their bytes, beyond which the log is not read further.
 MAX_DELIVERIES = 1000
+MAX_DELIVERY_BYTES = 8 * 1024 * 1024
 
 #: Seconds between two looks into the log for which nobody woke us.
 SWEEP = 2.0
@@ -77,6 +81,9 @@ PRESENCE_DELAY = 0.05
 #: Bytes a second of reports about one channel, beyond which they come less often: the log, of
 #: 32 MiB by default, is there for messages.
 PRESENCE_RATE = 8 * 1024
+
+#: Milliseconds after which browsers open an event stream again, at random between these.
+RETRY = (1000, 5000)
 
 #: Messages that a client which comes back can get at most.
 MAX_REPLAY = 1000
@@ -155,6 +162,7 @@ class Hub:
         self._topics: dict[str, Topic] = {}
         self._members = Members()
         self._deliveries: deque[tuple[Topic, Message]] = deque()
+        self._delivery_bytes = 0
         self._targets: list[Client] | None = None
         self._next_target = 0
         self._to_ping: dict[int, list[Client]] = {}
@@ -231,7 +239,7 @@ class Hub:
         environ: bytes,
         handshake_at: int,
         early: bytes = b"",
-        requests: Iterable[protocol.Request] = (),
+        requests: Iterable[protocol.Subscribe] = (),
     ) -> None:
         """Serve a connection from now on; the descriptor is the hub's.
 
@@ -296,7 +304,11 @@ class Hub:
                 self._dispatch(key.data, mask)
             self._deliver()
         self._run_calls()
-        if (self._log.news or self._local) and len(self._deliveries) < MAX_DELIVERIES:
+        if (
+            (self._log.news or self._local)
+            and len(self._deliveries) < MAX_DELIVERIES
+            and self._delivery_bytes < MAX_DELIVERY_BYTES
+        ):
             self._catch_up()
         self._deliver()
         self._run_timers()
@@ -364,10 +376,11 @@ class Hub:
 
     def _on_append(self, rows: Sequence[Row]) -> None:
         """Take what a thread of this process has just logged; runs on that thread."""
-        if len(self._local) < MAX_DELIVERIES:
-            self._local.extend(rows)
-        else:
-            self._log.look()
+        for row in rows:
+            if len(self._local) < MAX_DELIVERIES and len(row.data) < MAX_NOTE:
+                self._local.append(row)
+            else:
+                self._log.look()
         self._ring()
 
     def _sweep(self) -> None:
@@ -404,6 +417,7 @@ class Hub:
                 held.add(message, self._buffer)
         if topic.subscribers:
             self._deliveries.append((topic, message))
+            self._delivery_bytes += len(message)
 
     def _missed_some(self, position: int) -> None:
         """Tell everybody that the log was trimmed before we read it (we were stopped for long)."""
@@ -411,6 +425,7 @@ class Hub:
         self._log.position = position
         # What is still to be sent is older than that; the pages load their state anew.
         self._deliveries.clear()
+        self._delivery_bytes = 0
         self._targets = None
         for name, topic in list(self._topics.items()):
             for held in topic.pending.values():
@@ -440,12 +455,13 @@ class Hub:
             if end == len(self._targets):
                 self._targets = None
                 self._deliveries.popleft()
+                self._delivery_bytes -= len(message)
 
     def _deliver_to(self, topic: Topic, message: Message, targets: list[Client]) -> None:
         # The innermost loop of a broadcast.
         send = sockets.send
         message_id = message.id
-        frames = [message.frame(kind) for kind in Kind]
+        frames = [message.frame(kind) for kind in KINDS]
         start_of = topic.subscribers.get
         for client in targets:
             # Since the broadcast began it may have gone, or have come back with another start.
@@ -505,7 +521,10 @@ class Hub:
         wanted = 0
         if client.out:
             wanted |= selectors.EVENT_WRITE
-        if not client.inbox or len(client.inbox) < MAX_INBOX or client.state is State.CLOSING:
+        full = client.inbox is not None and (
+            len(client.inbox) >= MAX_INBOX or client.inbox_size >= self._max_message
+        )
+        if not full or client.state is State.CLOSING:
             wanted |= selectors.EVENT_READ
         if wanted == client.watched:
             return
@@ -520,7 +539,7 @@ class Hub:
     # -- a client's life ----------------------------------------------------------------------
 
     def _adopt(
-        self, client: Client, handshake_at: int, early: bytes, requests: list[protocol.Request]
+        self, client: Client, handshake_at: int, early: bytes, requests: list[protocol.Subscribe]
     ) -> None:
         self._clients.add(client)
         self._watch(client)
@@ -532,6 +551,10 @@ class Hub:
         if signed_out is not None and signed_out[0] > handshake_at:
             self._close(client, Close.SIGNED_OUT, "signed out")
             return
+        if client.kind is Kind.EVENTS:
+            self._send_bytes(client, retry(self._random.randint(*RETRY)))
+            if len(requests) > 1:
+                client.kind = Kind.FIRST_EVENTS
         if requests:
             client.inbox = deque(requests)
             self._advance(client)
@@ -608,8 +631,11 @@ class Hub:
         client.out_size = 0
         self._clients.discard(client)
         self.dismiss()
+        client.parser = EventsParser()
         if was_open:
             self._end_subscriptions(client)
+        else:
+            self._advance(client)
 
     def _ping_later(self, client: Client, seconds: float) -> None:
         self._to_ping.setdefault(int(time.monotonic() + seconds), []).append(client)
@@ -620,10 +646,12 @@ class Hub:
         due = [second for second in self._to_ping if second <= now]
         if not due:
             return
-        position = self._deliveries[0][1].id - 1 if self._deliveries else self._log.position
+        position = self._sent_position()
         # The position lets a client resume whose channels are quiet for longer than messages are
         # kept, and lets a page hear that the server is there: it does not see pings.
-        frames = {kind: keep_alive(kind, protocol.position(position), position) for kind in Kind}
+        # An event's id would take those back who have the present broadcast already.
+        event_id = position if self._targets is None else None
+        frames = {kind: keep_alive(kind, protocol.position(position), event_id) for kind in KINDS}
         for client in itertools.chain.from_iterable(self._to_ping.pop(second) for second in due):
             if client.state is not State.OPEN:
                 continue
@@ -640,6 +668,10 @@ class Hub:
             self._ping_later(client, self._ping_interval)
             self._send_bytes(client, frames[client.kind])
 
+    def _sent_position(self) -> int:
+        """Return the id up to which every client has got everything."""
+        return self._deliveries[0][1].id - 1 if self._deliveries else self._log.position
+
     def _sign_out(self, user: str, message_id: int) -> None:
         now = time.monotonic()
         self._signed_out = {u: e for u, e in self._signed_out.items() if e[1] > now - HANDSHAKE}
@@ -650,33 +682,62 @@ class Hub:
     # -- requests -----------------------------------------------------------------------------
 
     def _request(self, client: Client, text: str) -> None:
-        try:
-            request = protocol.parse(text)
-        except protocol.BadRequest as error:
-            self._send(client, protocol.error(str(error)))
-            return
         if client.inbox is None:
             client.inbox = deque()
-        client.inbox.append(request)
+        client.inbox.append(text)
+        client.inbox_size += len(text)
         self._advance(client)
 
     def _advance(self, client: Client) -> None:
         """Begin the client's next requests, in order; one that needs the pool holds the rest."""
         while client.inbox and not client.busy:
-            request = client.inbox.popleft()
-            if isinstance(request, protocol.Subscribe):
-                self._subscribe(client, request)
-            elif isinstance(request, protocol.Unsubscribe):
-                self._unsubscribe(client, request.channel)
-            elif isinstance(request, protocol.Send):
-                self._receive_message(client, request)
-            else:
-                work = partial(self._backend.leave, client, request.channel)
+            item = client.inbox.popleft()
+            if isinstance(item, Leave):
+                work = partial(self._backend.leave, client, item.channel)
                 self._on_pool(client, work, lambda _: None)
+            elif isinstance(item, str):
+                client.inbox_size -= len(item)
+                self._begin(client, item)
+            else:
+                self._subscribe(client, item)
         if not client.inbox:
             client.inbox = None
+            if not client.busy:
+                self._at_rest(client)
         if client.state is not State.CLOSED:
             self._watch(client)
+
+    def _begin(self, client: Client, text: str) -> None:
+        try:
+            request = protocol.parse(text)
+        except protocol.BadRequest as error:
+            self._send(client, protocol.error(str(error)))
+            return
+        if isinstance(request, protocol.Subscribe):
+            self._subscribe(client, request)
+        elif isinstance(request, protocol.Unsubscribe):
+            self._unsubscribe(client, request.channel)
+        else:
+            self._receive_message(client, request)
+
+    def _at_rest(self, client: Client) -> None:
+        """Do what can be done once nothing that a client wanted is left to do."""
+        if client.state is State.CLOSED:
+            # It may be referred to until its next ping would be due.
+            client.environ = b""
+        elif client.state is State.OPEN and client.kind is Kind.FIRST_EVENTS:
+            self._begin_ids(client)
+
+    def _begin_ids(self, client: Client) -> None:
+        """Let an event stream resume: it is decided about all channels of its URL."""
+        position = self._sent_position()
+        starts = (self._topics[name].subscribers[client] for name in client.subscriptions)
+        if self._targets is not None or any(start > position for start in starts):
+            # It has got more than that: what others are just getting, or what we have not read.
+            self._later(0.05, partial(self._at_rest, client))
+            return
+        client.kind = Kind.EVENTS
+        self._send(client, protocol.position(position), position)
 
     def _on_pool(
         self, client: Client, work: Callable[[], Any], then: Callable[[Any], object]
@@ -786,6 +847,7 @@ class Hub:
                 leaves.append(Leave(name))
         client.subscriptions = {}
         client.inbox = deque(leaves)
+        client.inbox_size = 0
         self._advance(client)
 
     def _end_subscription(self, client: Client, name: str) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from flask import Flask, Response, abort, request
 from werkzeug.exceptions import ServiceUnavailable
 
-from ..errors import ChannelError
 from . import handshake, protocol, script, sockets, threaded
 from .clients import MAX_SUBSCRIPTIONS
 from .frames import Kind
@@ -48,10 +47,10 @@ def _open(cable: Cable, kind: Kind) -> Response:
     handshake.check_origin(request, settings.cable_origins)
     if kind is Kind.WEBSOCKET:
         head = handshake.accept(request)
-        requests: list[protocol.Request] = []
+        requests: list[protocol.Subscribe] = []
     else:
         head = handshake.EVENT_STREAM
-        requests = _requests_of_url(cable)
+        requests = _requests_of_url()
     try:
         hub = cable.hub()
     except OSError as error:
@@ -78,7 +77,8 @@ def _open(cable: Cable, kind: Kind) -> Response:
         hub.dismiss()
         raise _full(error) from error
     try:
-        early = handover.take(head)
+        # Clients of an event stream answer no pings.
+        early = handover.take(head, patience=2 * max(1.0, settings.cable_ping_interval))
     except OSError:
         handover.cancel()
         hub.dismiss()
@@ -90,19 +90,29 @@ def _open(cable: Cable, kind: Kind) -> Response:
     return response
 
 
-def _requests_of_url(cable: Cable) -> list[protocol.Request]:
-    """Read ``?channel=posts/7&channel=news&since=123``; a reconnecting browser's id goes first."""
-    names = request.args.getlist("channel")[:MAX_SUBSCRIPTIONS]
+def _requests_of_url() -> list[protocol.Subscribe]:
+    """Read ``?channel=posts/7&since=90&channel=news&since=``: an id for each, or one for all.
+
+    The id of a browser that comes back goes first.
+    """
+    names = request.args.getlist("channel")
+    sinces = request.args.getlist("since") or [""]
+    if last := request.headers.get("Last-Event-ID"):
+        sinces = [last]
+    if len(sinces) == 1:
+        sinces *= len(names)
     if not names:
         abort(400, "name at least one channel: ?channel=...")
-    text = request.headers.get("Last-Event-ID") or request.args.get("since") or ""
-    since = int(text) if text.isascii() and text.isdigit() and len(text) < 17 else None
-    for name in names:
-        try:
-            cable.known(name)
-        except ChannelError:
-            abort(404, "unknown channel")
-    return [protocol.Subscribe(name, since) for name in dict.fromkeys(names)]
+    if len(sinces) != len(names):
+        abort(400, "give one since for each channel, or one for all")
+    wanted: dict[str, protocol.Subscribe] = {}
+    for name, since in zip(names[:MAX_SUBSCRIPTIONS], sinces, strict=False):
+        wanted.setdefault(name, protocol.Subscribe(name, _id(since)))
+    return list(wanted.values())
+
+
+def _id(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 17 else None
 
 
 def _full(error: OSError | None = None) -> ServiceUnavailable:

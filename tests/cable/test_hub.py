@@ -313,6 +313,60 @@ def test_a_slow_reader_is_sent_away_and_resumes_without_loss(
         assert got == list(range(total))
 
 
+def test_what_waits_for_a_handler_is_limited_in_bytes_and_kept_as_text(
+    site: Site, port: int
+) -> None:
+    request = {"type": "send", "channel": "posts/7", "data": "block"}
+    nested = b'{"type":"send","channel":"posts/7","data":[' + b"[]," * 10_000 + b"[]]}"
+    with Client(port) as client:
+        client.subscribe("posts/7")
+        client.send(**request)
+        sender = threading.Thread(
+            target=client.socket.sendall, args=(make_frame(0x81, nested) * 20,), daemon=True
+        )
+        sender.start()
+        with site.app.app_context():
+            hub = site.litestack.cable.hub()
+        [served_client] = hub._clients
+        wait_until(lambda: not served_client.watched)
+        assert served_client.inbox is not None
+        assert all(isinstance(item, str) for item in served_client.inbox)
+        assert served_client.inbox_size < 65_536 + 2 * len(nested)
+        site.gate.set()
+        wait_until(lambda: len(site.seen) == 21)
+        sender.join()
+
+
+def test_a_client_that_is_gone_takes_no_room_until_its_next_ping(site: Site, port: int) -> None:
+    with Client(port, headers={"X-Long": "x" * 5000}) as client:
+        client.subscribe("posts/7")
+    wait_until(lambda: site.seen == [("left", None, 7)])
+    with site.app.app_context():
+        hub = site.litestack.cable.hub()
+    [gone] = [client for waiting in hub._to_ping.values() for client in waiting]
+    wait_until(lambda: gone.environ == b"")
+
+
+def test_the_messages_that_wait_to_be_sent_are_limited_in_bytes(
+    site: Site, port: int, elsewhere: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "CHUNK", 1)
+    monkeypatch.setattr(hub_module, "MAX_DELIVERY_BYTES", 1_000_000)
+    text = '"' + "x" * 99_000 + '"'
+    with stepped(site) as hub, Client(port) as client:
+        hub.subscribe(client, "posts/7")
+        for _ in range(50):
+            site.broadcast("posts/7", "x" * 99_000)
+            elsewhere.append(RowKind.MESSAGE, "posts/7", text)
+        most = 0
+        while hub.hub.position < site.last_id() or hub.hub._deliveries:
+            hub.hub._turn()
+            most = max(most, hub.hub._delivery_bytes)
+            assert len(client.read()["data"]) == 99_000
+        assert most < 1_000_000 + 4_500_000
+        assert hub.hub._delivery_bytes == 0
+
+
 def test_a_large_message_reaches_a_slow_reader_whole(site: Site, port: int) -> None:
     with Client(port, receive_buffer=4096) as client:
         client.subscribe("posts/7")

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from simple_websocket import Client as ThreadClient
@@ -55,11 +56,11 @@ def test_middleware_sees_a_clean_101(site: Site) -> None:
 
 def test_a_page_request_on_the_websocket_url_explains_itself(site: Site, port: int) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port)
-    for path, status in (("/cable", 400), ("/cable?channel=nothing", 404)):
+    for path in ("/cable", "/cable?since=1", "/cable?channel=a&channel=b&channel=c&since=1&since="):
         connection.request("GET", path)
         response = connection.getresponse()
         response.read()
-        assert response.status == status
+        assert response.status == 400
     connection.request("HEAD", "/cable")
     assert connection.getresponse().status == 200
     connection.close()
@@ -72,6 +73,7 @@ class Events:
         connection.request("GET", path, headers=headers)
         self.response = connection.getresponse()
         self.last_id = ""
+        self.retry = 0
 
     def read(self) -> dict[str, Any]:
         """Return the next message."""
@@ -80,6 +82,8 @@ class Events:
             line = self.response.readline().decode().rstrip("\n")
             if line.startswith("id: "):
                 self.last_id = line[4:]
+            elif line.startswith("retry: "):
+                self.retry = int(line[7:])
             elif line.startswith("data: "):
                 data = line[6:]
             elif not line and data is not None:
@@ -97,9 +101,13 @@ def connection(port: int) -> Iterator[http.client.HTTPConnection]:
 def test_an_event_stream_gets_the_same_messages(
     site: Site, connection: http.client.HTTPConnection
 ) -> None:
-    events = Events(connection, "/cable?channel=posts/7&channel=posts/12&channel=posts/8")
+    names = ("posts/7", "posts/12", "nothing", "posts/8")
+    events = Events(connection, "/cable?" + urlencode([("channel", name) for name in names]))
     assert events.response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-    assert [events.read()["type"] for _ in range(3)] == ["subscribed", "rejected", "subscribed"]
+    assert events.response.headers["Cache-Control"] == "no-store, no-transform"
+    answers = ["subscribed", "rejected", "rejected", "subscribed", "position"]
+    assert [events.read()["type"] for _ in answers] == answers
+    assert 1000 <= events.retry <= 5000
     site.broadcast("posts/12", "secret")
     site.broadcast("posts/8", "line\nbreak")
     message = events.read()
@@ -119,6 +127,101 @@ def test_an_event_stream_resumes_by_its_last_event_id(
     assert events.read()["type"] == "subscribed"
     assert events.last_id == str(since)
     assert [events.read()["data"] for _ in range(2)] == [2, 3]
+    events.response.close()
+
+
+def test_an_event_stream_has_no_id_until_it_is_decided_about_all_of_its_channels(
+    site: Site, connection: http.client.HTTPConnection
+) -> None:
+    since = site.last_id()
+    for number in range(3):
+        site.broadcast("posts/7", number)
+        site.broadcast("posts/8", -number)
+    path = f"/cable?channel=posts/7&channel=posts/18&channel=posts/8&since={since}"
+    events = Events(connection, path)
+    assert [events.read()["type"] for _ in range(4)] == ["subscribed"] + ["message"] * 3
+    site.broadcast("posts/7", "meanwhile")
+    assert events.read()["data"] == "meanwhile"
+    assert events.last_id == ""  # from there it would miss what posts/8 has
+    site.gate.set()
+    answers = ["subscribed"] * 2 + ["message"] * 3 + ["position"]
+    assert [events.read()["type"] for _ in answers] == answers
+    assert events.last_id == str(site.last_id())
+    site.broadcast("posts/8", "next")
+    assert events.last_id == str(events.read()["id"] - 1)
+    events.response.close()
+
+
+def test_an_event_stream_can_resume_each_channel_from_another_id(
+    site: Site, connection: http.client.HTTPConnection
+) -> None:
+    ids = []
+    for number in range(3):
+        for name in ("posts/7", "posts/8", "posts/9"):
+            site.broadcast(name, number)
+            ids.append(site.last_id())
+    pairs = ("posts/7", ids[0]), ("posts/8", ""), ("posts/9", ids[5])
+    query = "&".join(f"channel={name}&since={since}" for name, since in pairs)
+    events = Events(connection, f"/cable?{query}")
+    got = [events.read() for _ in range(7)]
+    assert [(m["channel"], m["data"]) for m in got if m["type"] == "message"] == [
+        ("posts/7", 1),
+        ("posts/7", 2),
+        ("posts/9", 2),
+    ]
+    assert got[-1]["type"] == "position"
+    events.response.close()
+
+
+def test_an_event_streams_client_that_is_dead_is_dropped(make_site: Callable[..., Site]) -> None:
+    site = make_site(cable_ping_interval=1)
+    with served(site.app) as port, socket.socket() as dead:
+        dead.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        dead.connect(("127.0.0.1", port))
+        dead.sendall(b"GET /cable?channel=posts/7 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_until(lambda: site.clients == 1)
+        for _ in range(3):
+            site.broadcast("posts/7", "x" * 60_000)
+        wait_until(lambda: site.clients == 0, timeout=15)
+
+
+def test_an_event_stream_that_is_read_too_slowly_is_ended_whole_and_resumes(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(cable_buffer=100_000)
+    since = site.last_id()
+    with served(site.app) as port:
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.settimeout(10)
+            slow.connect(("127.0.0.1", port))
+            slow.sendall(b"GET /cable?channel=posts/7 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            wait_until(lambda: site.clients == 1)
+            for number in range(30):
+                site.broadcast("posts/7", [number, "x" * 10_000])
+            text = b""
+            while data := slow.recv(65536):
+                text += data
+        *events, rest = text.decode().split("\n\n")
+        assert rest == ""
+        ids = [int(found[1]) for event in events if (found := re.match(r"id: (\d+)\n", event))]
+        assert ids == list(range(since, since + len(ids)))
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        wanted = site.last_id() - 2
+        again = Events(connection, "/cable?channel=posts/7", **{"Last-Event-ID": str(wanted)})
+        assert again.read()["type"] == "subscribed"
+        assert [again.read()["data"][0] for _ in range(2)] == [28, 29]
+        again.response.close()
+        connection.close()
+
+
+def test_an_event_stream_ends_when_the_server_stops(
+    site: Site, connection: http.client.HTTPConnection
+) -> None:
+    events = Events(connection, "/cable?channel=posts/7")
+    assert events.read()["type"] == "subscribed"
+    site.litestack.cable.stop()
+    assert events.response.read() == b""
     events.response.close()
 
 
