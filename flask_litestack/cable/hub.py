@@ -309,7 +309,7 @@ class Hub:
             and len(self._deliveries) < MAX_DELIVERIES
             and self._delivery_bytes < MAX_DELIVERY_BYTES
         ):
-            self._catch_up()
+            self._try_to_catch_up()
         self._deliver()
         self._run_timers()
 
@@ -386,6 +386,13 @@ class Hub:
     def _sweep(self) -> None:
         self._log.look()
 
+    def _try_to_catch_up(self) -> None:
+        try:
+            self._catch_up()
+        except Exception:
+            log.exception("the cable's hub cannot read its log; it tries again at the next sweep")
+            self._local.clear()  # they are in the log, too, or gone with it
+
     def _catch_up(self) -> None:
         """Take what is new: from memory where nothing lies in between, else from the log."""
         local = self._local
@@ -420,8 +427,8 @@ class Hub:
             self._delivery_bytes += len(message)
 
     def _missed_some(self, position: int) -> None:
-        """Tell everybody that the log was trimmed before we read it (we were stopped for long)."""
-        log.warning("the cable's hub was too slow: messages were trimmed before it read them")
+        """Tell everybody that the log was trimmed before we read it, or begun anew."""
+        log.warning("messages of the cable are gone that its hub has not read")
         self._log.position = position
         # What is still to be sent is older than that; the pages load their state anew.
         self._deliveries.clear()
@@ -433,7 +440,8 @@ class Hub:
             for client, start in list(topic.subscribers.items()):
                 if start < position:
                     self._send(client, protocol.missed(name, position))
-        # What was said of presence may be among it.
+        # What was said of presence may be among it, or all of it gone with a damaged file.
+        self._noted = None
         self._members.change_all()
         if self._members.changed:
             self._report_presence_soon()

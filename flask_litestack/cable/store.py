@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..errors import NewerStoreError, StoreError
 from ..process.liveness import is_alive
 from ..process.wakeup import Mailbox, wake
 from ..sqlite import connect, driver
-from ..sqlite.connection import Connection
+from ..sqlite.connection import SQLITE_CORRUPT, SQLITE_NOTADB, Connection
 from ..sqlite.file import opening
 from ..sqlite.schema import Schema
 
@@ -52,6 +52,9 @@ MAX_NOTE = 8000
 #: Seconds to wait for another process's write, and between two tries.
 BUSY_TIMEOUT = 5.0
 BUSY_SLEEP = (0.0001, 0.0005)
+
+#: Seconds between two looks whether the path still leads to the file that is open.
+LOOK = 1.0
 
 #: Entries of the log that are looked through at most for a client that comes back.
 MAX_SCAN = 50_000
@@ -158,10 +161,7 @@ class Store:
         self._mailbox: Mailbox | None = None
         self._appended = 0
         self._trimmed_at = clock()
-        self._writer: Connection | None = None
-        self._reader: Connection | None = None
-        self._write_mutex = threading.Lock()
-        self._read_mutex = threading.Lock()
+        self._slots = (self._writer, self._reader, self._follower) = (_Slot(), _Slot(), _Slot())
 
     def listen(
         self, listener: Callable[[Sequence[Row]], None] | None, mailbox: Mailbox | None
@@ -174,10 +174,12 @@ class Store:
 
     def append(self, kind: RowKind, channel: str, data: str) -> int:
         """Add an entry, tell the hubs of all processes, and return its id."""
-        with self._writing() as connection:
-            row = self._insert(connection, kind, channel, data)
-            if self._listener is not None:
-                self._listener([row])
+        try:
+            row = self._append(kind, channel, data)
+        except driver.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            row = self._append(kind, channel, data)  # to the file that has taken its place
         self._tell(row)
         return row.id
 
@@ -192,7 +194,8 @@ class Store:
         All of them come as one value: fetching row by row would give up the GIL at each, which
         costs 5 ms a row beside a thread that computes.
         """
-        with self._reading() as connection:
+        # With a connection of its own: the hub waits for nobody's replay.
+        with self._using(self._follower) as connection:
             rows = self._batch(connection, position)
             if not rows:
                 first, last = self._bounds(connection)
@@ -313,6 +316,13 @@ class Store:
 
     # -- inside -------------------------------------------------------------------------------
 
+    def _append(self, kind: RowKind, channel: str, data: str) -> Row:
+        with self._writing() as connection:
+            row = self._insert(connection, kind, channel, data)
+            if self._listener is not None:
+                self._listener([row])
+        return row
+
     def _batch(self, connection: Connection, position: int) -> list[Row]:
         # Not connection.execute(): readers of a WAL wait for nobody, so its care is not needed.
         cursor = driver.Cursor(connection)
@@ -425,19 +435,35 @@ class Store:
         if rows:
             self._tell()
 
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with self._write_mutex:
-            if self._writer is None:
-                self._writer = self._open()
-            yield self._writer
+    def _writing(self) -> AbstractContextManager[Connection]:
+        return self._using(self._writer)
+
+    def _reading(self) -> AbstractContextManager[Connection]:
+        return self._using(self._reader)
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with self._read_mutex:
-            if self._reader is None:
-                self._reader = self._open()
-            yield self._reader
+    def _using(self, slot: _Slot) -> Iterator[Connection]:
+        with slot.mutex:
+            now = time.monotonic()
+            if slot.connection is not None and now - slot.looked_at > LOOK:
+                slot.looked_at = now
+                if _inode(self._path) != slot.inode:
+                    slot.close()  # another process has put a new file in its place
+            if slot.connection is None:
+                slot.connection = self._open()
+                slot.inode = _inode(self._path)
+                for other in self._slots:
+                    other.looked_at = 0.0
+                slot.looked_at = now
+            try:
+                yield slot.connection
+            except driver.DatabaseError as error:
+                if _is_damage(error):
+                    with opening(self._path):
+                        if _inode(self._path) == slot.inode:
+                            self._put_aside(error)
+                    slot.close()
+                raise
 
     def _open(self) -> Connection:
         connection = self._connect()
@@ -456,14 +482,16 @@ class Store:
         except NewerStoreError:
             raise
         except StoreError as error:
-            # Messages of the last hour are not worth a site that is down.
-            log.error("%s It is put aside for a new one.", error)
             with opening(self._path):
-                aside = self._path.with_suffix(f".damaged-{int(self._clock())}")
-                os.replace(self._path, aside)
-                for suffix in ("-wal", "-shm"):
-                    Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+                self._put_aside(error)
             return self._connect_once()
+
+    def _put_aside(self, error: Exception) -> None:
+        """Make room for a new file. Messages of the last hour are not worth a site that is down."""
+        log.error("%s is damaged and put aside for a new one: %s", FILE, error)
+        os.replace(self._path, self._path.with_suffix(f".damaged-{int(self._clock())}"))
+        for suffix in ("-wal", "-shm"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
 
     def _connect_once(self) -> Connection:
         connection = connect(self._path, synchronous="OFF", guard=self._guard)
@@ -509,19 +537,43 @@ class Store:
 
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
-        with self._write_mutex, self._read_mutex:
-            for connection in (self._writer, self._reader):
-                if connection is not None:
-                    connection.close()
-            self._writer = self._reader = None
+        for slot in self._slots:
+            with slot.mutex:
+                slot.close()
 
     def after_fork(self) -> None:
         """Leave the parent's connections alone, in a child; our own are opened on first use."""
         self._listener = self._mailbox = None
         # sqlite.connection keeps the inherited ones referenced for ever.
-        self._writer = self._reader = None
-        self._write_mutex = threading.Lock()
-        self._read_mutex = threading.Lock()
+        self._slots = (self._writer, self._reader, self._follower) = (_Slot(), _Slot(), _Slot())
+
+
+class _Slot:
+    """A connection that is opened when it is needed, for one thread at a time."""
+
+    def __init__(self) -> None:
+        self.mutex = threading.Lock()
+        self.connection: Connection | None = None
+        #: Which file it is, and when we last looked whether the path still leads there.
+        self.inode: int | None = None
+        self.looked_at = 0.0
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _is_damage(error: driver.DatabaseError) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (SQLITE_CORRUPT, SQLITE_NOTADB)
 
 
 def _size(channel: str, data: str) -> int:

@@ -92,7 +92,7 @@ def test_a_message_that_comes_with_the_wake_up_is_not_read_from_the_file(
         follower.wake()
         reader.close()
         assert follower.read() == [Row(first, 0, "news", '"é"')]
-        assert reader._reader is None, "the file was not opened"
+        assert reader._follower.connection is None, "the file was not opened"
     finally:
         follower.close()
 

@@ -21,6 +21,7 @@ from flask_litestack.cable.store import RowKind, Store
 from .client import Client, Refused, make_frame, wait_until
 from .conftest import Site, served
 from .stepped import reset, stepped
+from .test_store import damage
 
 SUBSCRIBE = b'{"type":"subscribe","channel":"posts/7"}'
 
@@ -478,6 +479,63 @@ def test_the_loop_goes_on_after_an_error(site: Site, port: int) -> None:
         hub._call(lambda: 1 / 0)
         site.broadcast("posts/7", "hello")
         assert client.read()["data"] == "hello"
+
+
+def test_the_loop_goes_on_after_an_error_of_its_own(
+    site: Site, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Client(port) as client:
+        client.subscribe("posts/7")
+        with site.app.app_context():
+            hub = site.litestack.cable.hub()
+        hub._call(lambda: hub._later(0.0, lambda: 1 / 0))
+        site.broadcast("posts/7", "hello")
+        assert client.read()["data"] == "hello"
+        wait_until(lambda: "the cable's hub failed; it goes on" in caplog.text)
+        site.broadcast("posts/7", "again")
+        assert client.read()["data"] == "again"
+
+
+def test_clients_are_served_while_the_log_cannot_be_read_and_get_all_of_it_later(
+    site: Site, port: int, elsewhere: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with site.app.app_context():
+        store = site.litestack.cable._states.current().store
+    with Client(port) as client:
+        client.subscribe("posts/7")
+        with store._follower.mutex:
+            store._follower.connection = store._open()
+            store._follower.connection.close()
+            store._follower.inode = os.stat(store._path).st_ino
+        elsewhere.append(RowKind.MESSAGE, "posts/7", '"' + "x" * 10_000 + '"')
+        site.broadcast("posts/7", "behind it")
+        wait_until(lambda: "cannot read its log" in caplog.text)
+        client.subscribe("posts/8")
+        with store._follower.mutex:
+            store._follower.connection = None
+        assert [len(client.read()["data"]) for _ in range(2)] == [10_000, 9]
+
+
+def test_a_running_hub_goes_on_with_the_file_that_takes_a_damaged_ones_place(
+    site: Site, port: int, elsewhere: Store
+) -> None:
+    folder = site.app.config["LITESTACK_DATA_PATH"]
+    with Client(port, "/cable?user=ann") as ann:
+        ann.subscribe("rooms/lobby")
+        assert ann.read()["data"] == {"count": 1, "users": ["ann"]}
+        damage(folder)
+        elsewhere.append(RowKind.MESSAGE, "rooms/lobby", '"the first of the new file"')
+        assert ann.read()["type"] == "missed"
+        kinds = {"message", "presence"}
+        while kinds:
+            message = ann.read()
+            kinds.discard(message["type"])
+            if message["type"] == "presence":
+                assert message["data"] == {"count": 1, "users": ["ann"]}
+        site.broadcast("rooms/lobby", "hello")
+        assert ann.read()["data"] == "hello"
+        with site.app.app_context():
+            assert site.litestack.cable.present("rooms/lobby").count == 1
 
 
 # -- resuming -------------------------------------------------------------------------------------

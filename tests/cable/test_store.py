@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from flask_litestack.cable import store as store_module
 from flask_litestack.cable.store import Presence, Row, RowKind, Store
 from flask_litestack.process.liveness import Life
+from flask_litestack.sqlite import driver
 
 
 class Clock:
@@ -175,6 +178,77 @@ def test_a_damaged_file_is_put_aside(tmp_path: Path) -> None:
     say(store, 1)
     assert [path.name for path in tmp_path.glob("*damaged*")] != []
     store.close()
+
+
+#: Overwrites the file and its log, in a process of its own: opening them here would be refused.
+DAMAGE = """
+import os, sys
+for path in sys.argv[1:]:
+    with open(path, "r+b") as file:
+        file.write(b"damaged " * (os.path.getsize(path) // 8))
+"""
+
+
+def damage(folder: Path) -> None:
+    files = [str(folder / f"cable.sqlite3{suffix}") for suffix in ("", "-wal")]
+    subprocess.run([sys.executable, "-c", DAMAGE, *files], check=True)
+
+
+def forget_pages(store: Store) -> None:
+    """Have the store read from the file again, as after another process's write."""
+    for slot in store._slots:
+        if slot.connection is not None:
+            slot.connection.execute("PRAGMA shrink_memory")
+
+
+def test_a_file_that_is_damaged_while_it_is_open_is_put_aside(tmp_path: Path) -> None:
+    store = Store(tmp_path, retention=60, size=1_000_000)
+    last = say(store, 1)
+    store.after(last)
+    damage(tmp_path)
+    forget_pages(store)
+    with pytest.raises(driver.DatabaseError):
+        store.after(last)
+    number = say(store, 2)
+    assert number > last
+    assert store.after(last)[-1] == Row(number, 0, "news", "2")
+    assert len([*tmp_path.glob("*damaged*")]) == 1
+    store.close()
+
+
+def test_a_broadcast_goes_to_the_new_file_when_it_meets_the_damage(tmp_path: Path) -> None:
+    store = Store(tmp_path, retention=60, size=1_000_000)
+    last = say(store, 1)
+    damage(tmp_path)
+    forget_pages(store)
+    number = say(store, 2)
+    assert number > last
+    assert store.after(number - 1) == [Row(number, 0, "news", "2")]
+    store.close()
+
+
+def test_a_new_file_of_another_process_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "LOOK", 0.0)
+    store = Store(tmp_path, retention=60, size=1_000_000)
+    last = say(store, 1)
+    assert store.replay("news", last, limit=10, size=1000).missed is False
+    damage(tmp_path)
+    other = Store(tmp_path, retention=60, size=1_000_000)
+    number = say(other, "2")
+    assert store.after(last)[-1] == Row(number, 0, "news", "2")
+    assert store.replay("news", last, limit=10, size=1000).missed
+    assert say(store, 3) == number + 1
+    assert other.after(number) == [Row(number + 1, 0, "news", "3")]
+    store.close()
+    other.close()
+
+
+def test_a_replay_does_not_hold_up_who_follows(store: Store) -> None:
+    first = say(store, 1)
+    with store._reading():  # as long as a replay takes
+        assert store.after(first - 1) == [Row(first, 0, "news", "1")]
 
 
 def test_a_child_process_writes_on_with_connections_of_its_own(store: Store) -> None:
