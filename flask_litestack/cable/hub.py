@@ -742,7 +742,7 @@ class Hub:
         starts = (self._topics[name].subscribers[client] for name in client.subscriptions)
         if self._targets is not None or any(start > position for start in starts):
             # It has got more than that: what others are just getting, or what we have not read.
-            self._later(0.05, partial(self._at_rest, client))
+            self._later(0.05, partial(self._advance, client))
             return
         client.kind = Kind.EVENTS
         self._send(client, protocol.position(position), position)

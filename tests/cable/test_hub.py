@@ -314,6 +314,17 @@ def test_a_slow_reader_is_sent_away_and_resumes_without_loss(
         assert got == list(range(total))
 
 
+def test_a_slow_reader_learns_why_it_is_sent_away(make_site: Callable[..., Site]) -> None:
+    site = make_site(cable_buffer=100_000)
+    with served(site.app) as port, Client(port, receive_buffer=4096) as slow:
+        slow.subscribe("posts/7")
+        with site.app.app_context():
+            hub = site.litestack.cable.hub()
+        while hub.channels:
+            site.broadcast("posts/7", "x" * 10_000)
+        assert slow.read_until_close() == 1013
+
+
 def test_what_waits_for_a_handler_is_limited_in_bytes_and_kept_as_text(
     site: Site, port: int
 ) -> None:

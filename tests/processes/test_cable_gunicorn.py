@@ -280,6 +280,99 @@ def with_few_files(folder: Path) -> Iterator[Server]:
         yield server
 
 
+WRAPPED = """
+from werkzeug.middleware.proxy_fix import ProxyFix
+from tests.cable.app import create_app
+
+def generator(inner):
+    def middleware(environ, start_response):
+        body = inner(environ, start_response)
+        try:
+            yield from body
+        finally:
+            body.close()
+    return middleware
+
+app = create_app()
+app.wsgi_app = ProxyFix(generator(app.wsgi_app), x_for=1, x_host=1)
+"""
+
+CONFIGURED = [sys.executable, "-m", "gunicorn", "-c", "python:flask_litestack.gunicorn"]
+
+
+def test_middleware_and_the_access_log_see_a_clean_101_and_the_client_behind_a_proxy(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "wrapped.py").write_text(WRAPPED)
+    variables = {"FLASK_LITESTACK_DATA_PATH": str(tmp_path / "data")}
+    headers = {
+        "X-Forwarded-For": "203.0.113.9",
+        "X-Forwarded-Host": "example.org",
+        "Origin": "https://example.org",
+    }
+    with running([*CONFIGURED, "wrapped:app"], tmp_path, variables) as server:
+        with Client(server.port, headers=headers) as client:
+            client.subscribe("numbers")
+            post(server, "/broadcast/1/1")
+            assert client.read()["data"] == [1, 0]
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{server.port}/cable?channel=numbers", headers=headers
+        )
+        with urllib.request.urlopen(request, timeout=30) as events:
+            assert events.readline().startswith(b"retry: ")
+        wait_until(lambda: '203.0.113.9 "GET /cable HTTP/1.1" 101' in server.output())
+        wait_until(
+            lambda: '203.0.113.9 "GET /cable?channel=numbers HTTP/1.1" 200' in server.output()
+        )
+        server.terminate()
+        assert server.output().count("GET /cable") == 2
+        assert "Traceback" not in server.output()
+        assert "[ERROR]" not in server.output()
+
+
+WITH_JOBS = """
+from tests.cable.app import create_app as create, litestack, numbers
+
+@litestack.task(retries=0)
+def count(writer, to, fails):
+    for number in range(to):
+        numbers.broadcast([writer, number])
+    if fails:
+        raise RuntimeError("after its broadcasts")
+
+def create_app():
+    app = create()
+
+    @app.post("/count/<int:writer>/<int:to>/<int:fails>")
+    def start(writer, to, fails):
+        return str(count.enqueue(writer, to, bool(fails)).id)
+
+    return app
+"""
+
+
+def test_what_a_job_broadcasts_reaches_all_web_workers_and_that_of_a_failed_one_nobody(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "with_jobs.py").write_text(WITH_JOBS)
+    variables = {
+        "FLASK_LITESTACK_DATA_PATH": str(tmp_path / "data"),
+        "FLASK_LITESTACK_JOBS_THREADS": "1",
+    }
+    command = [*CONFIGURED, "--workers", "2", "with_jobs:create_app()"]
+    with running(command, tmp_path, variables) as server:
+        clients = listeners(server, 12, expected=80)
+        post(server, "/count/1/50/0")
+        post(server, "/count/2/50/1")
+        post(server, "/count/3/30/0")
+        for client in clients:
+            client.join(60)
+            assert [data for _, data in client.got] == [
+                *([1, number] for number in range(50)),
+                *([3, number] for number in range(30)),
+            ]
+
+
 def test_connections_without_a_request_cannot_take_all_descriptors(tmp_path: Path) -> None:
     with with_few_files(tmp_path) as server, Client(server.port) as client:
         [worker] = server.children()
