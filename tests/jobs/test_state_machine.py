@@ -200,7 +200,8 @@ class Queue(RuleBasedStateMachine):
             if how in ("scheduled", "queued") and self._waiting(job.key, job):
                 self._end(job, "cancelled")  # an equal one was enqueued while it ran
             elif how in FINISHED:
-                job.failures, job.run_at = failures, outcome.run_at
+                if how != "succeeded":
+                    job.failures, job.run_at = failures, outcome.run_at
                 self._end(job, how)
             else:
                 job.state, job.failures, job.run_at = how, failures, outcome.run_at
