@@ -195,7 +195,7 @@ class JobQueue:
         joins = call.options.after_commit or self._database.joins()
         connection = self._joined(state) if joins else state.borrow(self)
         try:
-            store = _Writer(connection)
+            store = _Writer(connection, joins=joins)
             found = store.insert(new) if new.is_plain else store.insert_unique(new)
             if not isinstance(found, int):
                 return found
@@ -460,7 +460,7 @@ class JobQueue:
         """Yield a store on the session's connection if it has something to join, else on ours."""
         state = self._state()
         if self._database.joins():
-            yield _Writer(self._joined(state))
+            yield _Writer(self._joined(state), joins=True)
             return
         connection = state.borrow(self)
         try:
@@ -476,19 +476,19 @@ class JobQueue:
     def _joined(self, state: _State) -> Connection:
         connection = self._database.session_connection()
         if not state.is_ready:
-            # Part of the session's transaction perhaps, so that the next one looks again.
-            SCHEMA.ensure(connection)
+            # Part of the session's transaction, so that the next one looks again.
+            SCHEMA.ensure(connection, joins=True)
         return connection
 
 
 class _Writer(Store):
-    """A store that knows whether its connection is in the middle of a transaction."""
+    """A store that knows when what it wrote is committed."""
 
     __slots__ = ()
 
     def after_commit(self, function: Callable[[], object]) -> None:
         """Call a function when what was written is committed: now, unless it joined something."""
-        if self._connection.in_transaction:
+        if self._joins:
             self._connection.after_commit(function)
         else:
             function()

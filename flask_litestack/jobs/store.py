@@ -66,12 +66,17 @@ class NewJob(NamedTuple):
 
 
 class Store:
-    """The statements, on one connection. Each method is a transaction unless one is open."""
+    """The statements, on one connection.
 
-    __slots__ = ("_connection",)
+    :param joins: what is written belongs to a transaction that the owner of the connection
+        commits, and begins it. Otherwise each method commits.
+    """
 
-    def __init__(self, connection: Connection) -> None:
+    __slots__ = ("_connection", "_joins")
+
+    def __init__(self, connection: Connection, *, joins: bool = False) -> None:
         self._connection = connection
+        self._joins = joins
 
     # -- enqueue ------------------------------------------------------------------------------
 
@@ -83,11 +88,13 @@ class Store:
 
     def insert_unique(self, job: NewJob) -> int | Job:
         """Insert a job; return its id, or the job that is in its way."""
-        with self._transaction():
+        while True:
             cursor = self._connection.execute(_INSERT_FULL, job)
             if cursor.rowcount == 1:
                 return cursor.lastrowid or 0
-            return self._conflicting(job)
+            if (found := self._conflicting(job)) is not None:
+                return found
+            # Outside a transaction the one in its way may have ended in between.
 
     def insert_many(self, jobs: Sequence[NewJob]) -> int:
         """Insert jobs, all or none; return how many were not kept out by an equal unique job."""
@@ -101,14 +108,14 @@ class Store:
                 self._connection.executemany(_INSERT_FULL, full)
             return self._connection.total_changes - before
 
-    def _conflicting(self, job: NewJob) -> Job:
+    def _conflicting(self, job: NewJob) -> Job | None:
         row = self._connection.execute(
             f"SELECT {_COLUMNS} FROM litestack_jobs WHERE unique_key = ? AND ("
             "state IN ('scheduled', 'queued') OR (exclusive = 1 AND state = 'running')) "
             "ORDER BY state = 'running' LIMIT 1",
             (job.unique_key,),
         ).fetchone()
-        return _job(row, new=False)
+        return _job(row, new=False) if row else None
 
     # -- look ---------------------------------------------------------------------------------
 
@@ -327,17 +334,26 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Take the lock, and commit at the end unless the caller's transaction is open already."""
-        if self._connection.in_transaction:
-            yield
+        """All or nothing: a transaction, or a savepoint of the one that it joins."""
+        connection = self._connection
+        if not self._joins:
+            connection.begin_immediate()
+            try:
+                yield
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
             return
-        self._connection.begin_immediate()
+        connection.execute("SAVEPOINT litestack_jobs")
         try:
             yield
-            self._connection.commit()
         except BaseException:
-            self._connection.rollback()
+            if connection.in_transaction:  # unless SQLite has rolled all of it back, on a full disk
+                connection.execute("ROLLBACK TO litestack_jobs")
+                connection.execute("RELEASE litestack_jobs")
             raise
+        connection.execute("RELEASE litestack_jobs")
 
 
 def _where(**conditions: str | None) -> tuple[str, list[Any]]:

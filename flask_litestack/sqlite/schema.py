@@ -37,20 +37,22 @@ class Schema:
         """Tell whether the tables exist, in any version that this release can use."""
         return self._found(connection) > 0
 
-    def ensure(self, connection: Connection) -> None:
+    def ensure(self, connection: Connection, *, joins: bool = False) -> None:
         """Create or upgrade the tables unless they are there.
 
         Inside a transaction that has the write lock already it becomes part of that, so the tables
         are there for others when the caller commits.
 
+        :param joins: begin that transaction, and leave the commit to the caller in any case.
         :raises NewerStoreError: if a release that this one cannot follow has upgraded them.
         """
         if self._found(connection) >= self.version:
             return
-        if connection.writing:
+        is_joined = joins or connection.writing
+        connection.begin_immediate()
+        if is_joined:
             self._upgrade(connection)
             return
-        connection.begin_immediate()
         try:
             self._upgrade(connection)
             connection.commit()

@@ -38,6 +38,8 @@ def context(app: Flask, litestack: Litestack) -> Iterator[None]:
 
 def committed(litestack: Litestack) -> list[list[Any]]:
     """The arguments of the jobs that everybody can see."""
+    if not litestack.jobs.is_used():
+        return []
     connection = litestack.jobs.connect()
     try:
         rows = connection.execute("SELECT arguments FROM litestack_jobs ORDER BY id").fetchall()

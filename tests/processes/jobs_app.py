@@ -137,12 +137,17 @@ def hold_the_lock(n: int, seconds: float) -> None:
 
 
 @litestack.task
-def parent(count: int) -> None:
+def parent(count: int, how: str) -> None:
     """Enqueue children; the first time, be killed half-way."""
     first = first_time("parent")
-    for n in range(count):
-        insert.enqueue(n)
-        if first and n == count // 2:
+    half = count // 2
+    for numbers in (range(half), range(half, count)):
+        if how == "many":
+            litestack.jobs.enqueue_many(insert.call(n) for n in numbers)
+        for n in numbers if how != "many" else ():
+            child = insert.using(unique_key=str(n)) if how == "unique" else insert
+            child.enqueue(n)
+        if first:
             die()
 
 

@@ -125,8 +125,11 @@ def test_a_worker_taken_for_dead_cannot_store_what_it_did(box: Box) -> None:
     assert box.rows() == [1]
 
 
-def test_a_job_killed_half_way_through_its_children_has_all_of_them_once(box: Box) -> None:
-    jobs_app.parent.enqueue(100)
+@pytest.mark.parametrize("how", ["one by one", "many", "unique"])
+def test_a_job_killed_half_way_through_its_children_has_all_of_them_once(
+    box: Box, how: str
+) -> None:
+    jobs_app.parent.enqueue(100, how)
     box.start()
     box.wait_until_done()
     assert sorted(box.rows()) == list(range(100))
