@@ -225,6 +225,12 @@ class Database:
         """
         _state()[self._unit_key] = True
 
+    def end_unit(self) -> None:
+        """End what :meth:`begin_unit` began: what is not committed is rolled back."""
+        _state().pop(self._unit_key, None)
+        if self._adopted is not None or self._key in _state():
+            self.session.rollback()
+
     def has_uncommitted(self) -> bool:
         """Tell whether the session has something to commit, or an explicit transaction open."""
         if self._adopted is None and self._key not in _state():

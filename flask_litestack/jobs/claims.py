@@ -324,7 +324,9 @@ class Claims:
             cursor = self._connection.execute(
                 f"UPDATE litestack_jobs SET {changes} {where}", (*values, *key)
             )
-        except driver.IntegrityError:
+        except driver.IntegrityError as error:
+            if "UNIQUE" not in str(error):
+                raise
             # It is unique while it waits, and an equal one was enqueued while it ran.
             cursor = self._connection.execute(
                 "UPDATE litestack_jobs SET state = 'cancelled', worker = NULL, finished_at = ?, "

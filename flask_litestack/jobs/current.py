@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from ..errors import JobCancelled, JobTimeout
@@ -21,6 +22,7 @@ class CurrentJob:
         self._thread = threading.get_ident()
         self._in_task = False
         self._interrupted = False
+        self._cancel_coroutine: Callable[[], object] | None = None
         self._cancelled = False
         self._stopping = False
         #: Whether the worker is about to commit the job's writes and its end.
@@ -80,12 +82,34 @@ class CurrentJob:
             if self._interrupted:
                 _raise_in(self._thread, None)
 
-    def interrupt(self) -> None:
-        """Raise :class:`JobTimeout` in the task, at the next line of Python that it runs."""
+    def enter_coroutine(self, cancel: Callable[[], object]) -> None:
+        """Say that the task is a coroutine, and how to cancel it from another thread."""
         with self._mutex:
-            if self._in_task:
-                self._interrupted = True
+            self._cancel_coroutine = cancel
+
+    def leave_coroutine(self) -> None:
+        """Say that the coroutine has ended."""
+        with self._mutex:
+            self._cancel_coroutine = None
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the task was told to stop at its timeout."""
+        return self._interrupted
+
+    def interrupt(self) -> None:
+        """Raise :class:`JobTimeout` in the task, at the next line of Python that it runs.
+
+        A coroutine is cancelled the first time: it may be waiting, and so run no line at all.
+        """
+        with self._mutex:
+            if not self._in_task:
+                return
+            if self._cancel_coroutine is not None and not self._interrupted:
+                self._cancel_coroutine()
+            else:
                 _raise_in(self._thread, JobTimeout)
+            self._interrupted = True
 
 
 def current_job() -> CurrentJob | None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import CoroutineType
 from typing import Any
 
+from blinker import NamedSignal
 from flask import Flask
 from sqlalchemy import event
 from sqlalchemy.orm import Session
@@ -20,6 +21,7 @@ from ..db import Database
 from ..errors import (
     ArgumentsError,
     JobCancelled,
+    JobTimeout,
     LitestackError,
     LockTimeout,
     UnknownTaskError,
@@ -27,7 +29,7 @@ from ..errors import (
 from ..process import activity
 from ..sqlite import driver
 from .arguments import decode
-from .claims import Claim, Claims, Failure, Outcome, Retention
+from .claims import MAX_TRACEBACK, Claim, Claims, Failure, Outcome, Retention
 from .current import CurrentJob, current_job, set_current
 from .job import State
 from .queue import JobQueue
@@ -45,6 +47,9 @@ UNKNOWN_LIMIT = 60
 #: fault, before that counts as a failure of its own.
 UNWELL_LIMIT = 20
 UNWELL_LONGEST = 60.0
+
+#: The longest text of an error that is kept, in characters; of a longer one the beginning is.
+MAX_ERROR = 1000
 
 #: SQLite's primary codes BUSY, LOCKED, IOERR and FULL.
 _UNWELL = frozenset({5, 6, 10, 13})
@@ -84,7 +89,7 @@ class Runner:
         except Exception as error:
             # The app context did not close well, e.g. in a teardown function of the app.
             log.exception("job %d %s: the app context did not close", claim.id, claim.task)
-            return outcome or self._failed(task, claim, started, error)
+            return outcome or self.failed(claim, started, error)
         finally:
             set_current(None)
             activity.current.set("")
@@ -94,12 +99,13 @@ class Runner:
         self, task: Task[Any, Any], claim: Claim, current: CurrentJob, started: float
     ) -> Outcome:
         error: BaseException | None = None
+        database = self._jobs.database
         if signals.job_started.receivers:
-            signals.job_started.send(self._app, job=current)
+            self._send(signals.job_started, job=current)
         try:
             self._call(task, claim, current)
             current.is_ending = True
-            if self._jobs.database.has_uncommitted():
+            if database.has_uncommitted():
                 outcome = self._commit(claim, started)
             else:
                 outcome = self._succeeded(claim, started)
@@ -108,15 +114,26 @@ class Runner:
         except BaseException as raised:  # SystemExit too: a task does not end the worker
             current.leave()
             error = raised
-            outcome = self._failed(task, claim, started, raised)
+            outcome = self.failed(claim, started, raised)
+        # Here and now: what hears of the end must neither commit what failed nor join it, and
+        # what goes wrong from here on must not keep the write lock.
+        database.end_unit()
         if current.has_committed:
             _warn_of_own_commit(task)
         if signals.job_ended.receivers:
             seconds = outcome.finished_at - started
-            signals.job_ended.send(
-                self._app, job=current, state=outcome.state, error=error, seconds=seconds
+            self._send(
+                signals.job_ended, job=current, state=outcome.state, error=error, seconds=seconds
             )
         return outcome
+
+    def _send(self, signal: NamedSignal, **about: Any) -> None:
+        """Send a signal; a receiver that fails changes nothing about the job."""
+        try:
+            signal.send(self._app, **about)
+        except Exception:
+            log.exception("a receiver of %s failed", signal.name)
+            self._jobs.database.end_unit()  # and what it had begun to write
 
     def _call(self, task: Task[Any, Any], claim: Claim, current: CurrentJob) -> None:
         self._jobs.database.begin_unit()
@@ -125,7 +142,7 @@ class Runner:
             current.enter()
             result = task.function(*args, **kwargs)
             if type(result) is CoroutineType:
-                asyncio.run(result)
+                asyncio.run(_run(result, current))
         finally:
             current.leave()
 
@@ -152,13 +169,19 @@ class Runner:
             is_committed=is_committed,
         )
 
-    def _failed(
-        self, task: Task[Any, Any], claim: Claim, started: float, error: BaseException
-    ) -> Outcome:
+    def failed(self, claim: Claim, started: float, error: BaseException) -> Outcome:
         """Decide what becomes of a job whose attempt raised an exception."""
-        policy = task.declaration.policy
+        try:
+            return self._decide(claim, started, error)
+        except Exception as broken:
+            log.exception("job %d %s: its retry policy failed", claim.id, claim.task)
+            now, failures = self._jobs.now(), claim.failures + 1
+            return Outcome(claim, "failed", started, now, now, failures, failure=describe(broken))
+
+    def _decide(self, claim: Claim, started: float, error: BaseException) -> Outcome:
+        policy = self._jobs.tasks[claim.task].declaration.policy
         now = self._jobs.now()
-        failure = _describe(error)
+        failure = describe(error)
         retry = claim.failures + 1
         if isinstance(error, JobCancelled) or policy.discards(error):
             return Outcome(claim, "cancelled", started, now, now, claim.failures, failure=failure)
@@ -174,17 +197,12 @@ class Runner:
             return Outcome(claim, state, started, now, now + delay, retry, failure=failure)
         return Outcome(claim, "failed", started, now, now, retry, failure=failure)
 
-    def overran(self, claim: Claim, started: float, error: BaseException) -> Outcome:
-        """Decide what becomes of a job that does not stop at its timeout."""
-        task = self._jobs.tasks[claim.task]
-        return self._failed(task, claim, started, error)
-
     def _unknown(self, claim: Claim, started: float) -> Outcome:
         error = UnknownTaskError(
             f"no module that this worker has imported declares the task {claim.task}. Import it "
             "in your app factory; or give the task its old name= if you have renamed it."
         )
-        failure = _describe(error)
+        failure = describe(error)
         if claim.postponed < UNKNOWN_LIMIT:
             return self._put_back(claim, started, failure, UNKNOWN_DELAY)
         now = self._jobs.now()
@@ -236,9 +254,31 @@ def _warn_of_own_commit(task: Task[Any, Any]) -> None:
         )
 
 
-def _describe(error: BaseException) -> Failure:
+async def _run(coroutine: CoroutineType[Any, Any, Any], current: CurrentJob) -> None:
+    """Run a coroutine such that a timeout cancels it, which a thread that waits cannot be."""
+    loop, this = asyncio.get_running_loop(), asyncio.current_task()
+    assert this is not None
+    current.enter_coroutine(lambda: loop.call_soon_threadsafe(this.cancel))
+    try:
+        await coroutine
+    except asyncio.CancelledError:
+        if not current.is_interrupted:
+            raise
+        raise JobTimeout("the coroutine was cancelled at its timeout") from None
+    finally:
+        current.leave_coroutine()
+
+
+def describe(error: BaseException) -> Failure:
+    """Return what is kept of an exception, whatever its text is made of."""
     text = "".join(traceback.format_exception_only(error)).strip()
-    return Failure(text[:1000], "".join(traceback.format_exception(error)))
+    lines = "".join(traceback.format_exception(error))
+    return Failure(_storable(text[:MAX_ERROR]), _storable(lines[-MAX_TRACEBACK:]))
+
+
+def _storable(text: str) -> str:
+    """Write out what is no text for SQLite: a lone surrogate (of a file name, say), and NUL."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def _is_unwell(error: BaseException) -> bool:

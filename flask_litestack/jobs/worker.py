@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -32,11 +32,11 @@ from ..sqlite import driver
 from . import board
 from .batch import BatchSize
 from .board import Board
-from .claims import ANY_QUEUE, Claim, Claims, Outcome, Retention
+from .claims import ANY_QUEUE, Claim, Claims, Failure, Outcome, Retention
 from .current import CurrentJob
 from .peers import Peers
 from .queue import CONTROL, JOBS, WORKER, JobQueue
-from .runner import Runner, watching_commits
+from .runner import Runner, describe, watching_commits
 from .task import check_queue
 from .timetable import Timetable
 
@@ -267,10 +267,13 @@ class Worker:
             self._board.begin(slot, claim.id, active.started)
             try:
                 outcome: Outcome | None = self._runner.run(claim, active.current)
-            except JobTimeout as error:
-                # It struck between the end of the task and our taking note of that.
+            except BaseException as error:
+                # A timeout may strike between the end of the task and our taking note of that.
+                # Whatever else it is, neither the thread nor the job may be lost by it.
                 active.current.leave()
-                outcome = self._runner.overran(claim, active.started, error)
+                if not isinstance(error, JobTimeout):
+                    log.exception("job %d %s could not be run", claim.id, claim.task)
+                outcome = self._runner.failed(claim, active.started, error)
             self._board.end(slot)
             self._active[slot] = None
             if active.is_given_up:
@@ -361,10 +364,9 @@ class Worker:
         added = 0
         try:
             claims.begin()
+            lost = self._finish()
             if self._is_uncertain:
                 self._reclaim()
-            if self._unstored:
-                lost = claims.finish(self._unstored)
             claims.give_back(self._unwanted, clock)
             if promotes:
                 added += claims.promote(clock)
@@ -398,6 +400,34 @@ class Worker:
         elif new and self._hungry:
             wake(self._run_path, JOBS, limit=1)  # there is more than this process has taken
         self._next_due = self._due_in_table()
+
+    def _finish(self) -> list[Outcome]:
+        """Store how attempts ended, in the open transaction; return those that are not ours.
+
+        One that cannot be stored must not keep the others from it, for ever and in every worker:
+        that job has failed.
+        """
+        try:
+            return self._claims.finish(self._unstored)
+        except Exception as error:
+            if _is_databases(error):
+                raise
+        for n, outcome in enumerate(self._unstored):
+            self._claims.rollback()
+            self._claims.begin()
+            try:
+                self._claims.finish([outcome])
+            except Exception as error:
+                if _is_databases(error):
+                    raise
+                log.exception("job %d: its end cannot be stored", outcome.claim.id)
+                text = f"its end ({outcome.state}) could not be stored: {describe(error).error}"
+                self._unstored[n] = replace(
+                    outcome, state="failed", run_at=outcome.finished_at, failure=Failure(text)
+                )
+        self._claims.rollback()
+        self._claims.begin()
+        return self._claims.finish(self._unstored)
 
     def _show_hunger(self) -> None:
         """Be woken for new jobs only if there are none already."""
@@ -538,7 +568,7 @@ class Worker:
             "it did not stop at its timeout: Python code gets the exception, but a call into C "
             "(a request without a timeout, a long sleep) cannot be interrupted"
         )
-        self._ended.append(self._runner.overran(active.claim, active.started, error))
+        self._ended.append(self._runner.failed(active.claim, active.started, error))
         self._lost_threads += 1
         log.error("job %d %s does not stop at its timeout", active.claim.id, active.claim.task)
         if self._supervised:
@@ -663,7 +693,7 @@ class Worker:
         for _ in range(3):
             try:
                 self._claims.begin()
-                self._claims.finish(self._unstored)
+                self._finish()
                 self._claims.give_back(claims, self._jobs.now())
                 self._claims.commit()
             except (LockError, driver.DatabaseError) as error:
@@ -730,3 +760,10 @@ class _Active:
         self.deadline = deadline
         self.overran_at: float | None = None
         self.is_given_up = False
+
+
+def _is_databases(error: Exception) -> bool:
+    """Tell whether the database is what went wrong, rather than what was to be stored."""
+    return isinstance(error, (LockError, driver.OperationalError)) or (
+        type(error) is driver.DatabaseError  # it is damaged
+    )

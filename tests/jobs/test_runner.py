@@ -400,3 +400,139 @@ def test_a_task_that_commits_by_itself_is_named_once(
     warnings = [r.getMessage() for r in caplog.records if "commits by itself" in r.getMessage()]
     assert len(warnings) == 1
     assert warnings[0].startswith(f"task {commits.name} commits")
+
+
+def errors(app: Flask, litestack: Litestack, job_id: int) -> list[str]:
+    with app.app_context():
+        return [attempt.error for attempt in litestack.jobs.attempts(job_id)]
+
+
+@pytest.mark.parametrize("text", ["caf\udce9.md", "one\0two", "long " * 1_000_000])
+def test_the_text_of_an_error_may_be_anything(
+    app: Flask, litestack: Litestack, jobs: JobTester, text: str
+) -> None:
+    @litestack.task(retries=0)
+    def act() -> None:
+        raise ValueError(text)
+
+    with app.app_context():
+        act.enqueue()
+    (job,) = jobs.run(raise_errors=False)
+    assert job.state == "failed"
+    (error,) = errors(app, litestack, job.id)
+    shown = {"caf\udce9.md": "caf\\udce9.md", "one\0two": "one\\x00two"}.get(text, text)
+    assert error == f"ValueError: {shown}"[:1000]
+
+
+def test_who_hears_of_a_failure_cannot_store_what_failed(
+    app: Flask, litestack: Litestack, jobs: JobTester
+) -> None:
+    @litestack.task(retries=0)
+    def act() -> None:
+        litestack.db.session.add(Post(title="failed"))
+        litestack.db.session.flush()
+        raise ValueError
+
+    def ended(sender: Flask, **about: Any) -> None:
+        litestack.db.session.add(Post(title="heard of it"))
+        litestack.db.session.commit()
+
+    with signals.job_ended.connected_to(ended, app), app.app_context():
+        act.enqueue()
+        jobs.run(raise_errors=False)
+    assert titles(app, litestack) == ["First", "heard of it"]
+
+
+def test_who_hears_of_an_end_may_enqueue(app: Flask, litestack: Litestack, jobs: JobTester) -> None:
+    @litestack.task
+    def alert(what: str) -> None:
+        pass
+
+    @litestack.task(retries=0)
+    def act(what: str) -> None:
+        if what != "nothing":
+            litestack.db.session.add(Post(title=what))
+        if what == "fail":
+            raise ValueError
+
+    def ended(sender: Flask, job: Any, **about: Any) -> None:
+        if job.task == act.name:
+            alert.enqueue(about["state"])
+
+    with signals.job_ended.connected_to(ended, app), app.app_context():
+        for what in ("fail", "write", "nothing"):
+            act.enqueue(what)
+        done = jobs.run(raise_errors=False)
+    assert [job.args for job in done if job.task == alert.name] == [
+        ["failed"],
+        ["succeeded"],
+        ["succeeded"],
+    ]
+
+
+def test_a_receiver_that_fails_changes_nothing_about_the_job(
+    app: Flask, litestack: Litestack, jobs: JobTester, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs: list[int] = []
+
+    @litestack.task
+    def act() -> None:
+        runs.append(1)
+
+    def receiver(sender: Flask, **about: Any) -> None:
+        litestack.db.session.add(Post(title="half done"))
+        raise RuntimeError("receiver")
+
+    with (
+        signals.job_started.connected_to(receiver, app),
+        signals.job_ended.connected_to(receiver, app),
+        app.app_context(),
+    ):
+        act.enqueue()
+        (job,) = jobs.run()
+    assert (job.state, job.failures, runs) == ("succeeded", 0, [1])
+    assert "a receiver of litestack-job-ended failed" in caplog.text
+    assert titles(app, litestack) == ["First"]
+
+
+def test_a_teardown_function_that_fails_leaves_the_write_lock_free(
+    app: Flask, litestack: Litestack, jobs: JobTester
+) -> None:
+    @app.teardown_appcontext
+    def teardown(error: BaseException | None) -> None:
+        if current_job() is not None:
+            raise RuntimeError("teardown")
+
+    @litestack.task(retries=0)
+    def act() -> None:
+        litestack.db.session.add(Post(title="failed"))
+        litestack.db.session.flush()
+        raise ValueError
+
+    with app.app_context():
+        act.enqueue()
+    (job,) = jobs.run(raise_errors=False)
+    assert job.state == "failed"
+    assert errors(app, litestack, job.id) == ["ValueError"]
+    assert titles(app, litestack) == ["First"]
+
+
+def test_a_retry_policy_that_fails_fails_the_job(
+    app: Flask, litestack: Litestack, jobs: JobTester
+) -> None:
+    class Broken(RetryPolicy):
+        def retries(self, error: BaseException) -> bool:
+            raise KeyError("broken")
+
+    @litestack.task(retries=Broken())
+    def act() -> None:
+        raise ValueError("no")
+
+    with app.app_context():
+        act.enqueue()
+    (job,) = jobs.run(raise_errors=False)
+    assert job.state == "failed"
+    with app.app_context():
+        (attempt,) = litestack.jobs.attempts(job.id)
+    assert attempt.error == "KeyError: 'broken'"
+    assert "ValueError: no" in attempt.traceback

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from flask import Flask
 from flask_litestack import Litestack
 from flask_litestack.jobs import Job, current_job
 from flask_litestack.jobs.batch import LARGEST, BatchSize
+from flask_litestack.jobs.claims import Failure, Outcome
 from flask_litestack.jobs.worker import Worker
 from tests.conftest import Model, Post
 
@@ -206,6 +208,91 @@ def test_drain_runs_what_jobs_enqueue_too(app: Flask, litestack: Litestack) -> N
     worker = Worker(app, litestack.jobs, queues=["*"], threads=2, drain=True)
     assert worker.run() == 0
     assert worker.progress.succeeded == 21
+
+
+@pytest.mark.usefixtures("context")
+def test_an_end_that_cannot_be_stored_fails_its_job_alone(app: Flask, litestack: Litestack) -> None:
+    wait = threading.Event()
+
+    @litestack.task
+    def act(n: int) -> None:
+        wait.wait(20)
+
+    with working(app, litestack) as worker:
+        jobs = [act.enqueue(n) for n in range(2)]
+        until(lambda: len(litestack.jobs.workers()[0].running) == 2)
+        ends = [
+            Outcome(active.claim, "scheduled", 1.0, 2.0, 3e9, 1, failure=Failure(text))
+            for active, text in zip(worker._active, ["fine", "\udce9"], strict=False)
+            if active is not None
+        ]
+        worker._ended.extend(ends)
+        wait.set()
+        until(lambda: litestack.jobs.counts()["running"] == 0)
+    assert sorted(state(litestack, job) for job in jobs) == ["failed", "scheduled"]
+    (failed,) = litestack.jobs.list(state="failed")
+    (attempt,) = litestack.jobs.attempts(failed.id)
+    assert "its end (scheduled) could not be stored: UnicodeEncodeError" in attempt.error
+
+
+@pytest.mark.usefixtures("context")
+def test_whatever_comes_out_of_a_job_its_thread_goes_on(
+    app: Flask, litestack: Litestack, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here it is a teardown function of the app, outside of what the runner expects to fail."""
+
+    @app.teardown_appcontext
+    def teardown(error: BaseException | None) -> None:
+        if current_job() is not None and marks:
+            marks.pop()
+            raise SystemExit(3)
+
+    marks: list[str] = []
+
+    @litestack.task(retries=0)
+    def act(n: int) -> None:
+        marks.extend(["x"] if n == 0 else [])
+
+    with working(app, litestack, threads=1):
+        first, second = act.enqueue(0), act.enqueue(1)
+        until(lambda: state(litestack, second) == "succeeded")
+        until(lambda: state(litestack, first) == "failed")
+    assert "could not be run" in caplog.text
+
+
+@pytest.mark.usefixtures("context")
+def test_a_coroutine_that_waits_is_cancelled_at_its_timeout(
+    app: Flask, litestack: Litestack
+) -> None:
+    cleaned: list[str] = []
+
+    @litestack.task(timeout=0.1, retries=0)
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            cleaned.append("up")
+
+    @litestack.task(timeout=0.1, retries=0)
+    async def spins() -> None:
+        while True:
+            pass
+
+    @litestack.task(timeout=0.1, retries=0)
+    async def cancels() -> None:
+        raise asyncio.CancelledError
+
+    with working(app, litestack, threads=3):
+        jobs = [waits.enqueue(), spins.enqueue(), cancels.enqueue()]
+        began = time.monotonic()
+        until(lambda: state(litestack, jobs[0]) == "failed")
+        assert time.monotonic() - began < 3
+        until(lambda: litestack.jobs.counts()["failed"] == 3)
+    ends = [litestack.jobs.attempts(job.id)[0].error for job in jobs]
+    assert "JobTimeout: the coroutine was cancelled" in ends[0]
+    assert "JobTimeout" in ends[1]
+    assert "CancelledError" in ends[2]
+    assert cleaned == ["up"]
 
 
 def test_batches_grow_with_short_jobs_and_shrink_with_long_ones() -> None:
