@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..sqlite import driver
@@ -65,6 +65,10 @@ _TAKE = (
     "UPDATE litestack_jobs SET state = 'running', claim = claim + 1, worker = ?, started_at = ?, "
     "finished_at = NULL WHERE id "
 )
+
+
+#: One job, as long as the claim is in force.
+_OURS = "WHERE id = ? AND claim = ? AND state = 'running'"
 
 
 class Claim(NamedTuple):
@@ -208,11 +212,15 @@ class Claims:
         return [Claim._make(row) for row in rows]
 
     def give_back(self, claims: Collection[Claim], now: float) -> None:
-        """Queue jobs again that were claimed but not started; they keep their place."""
+        """Queue jobs again that were claimed but have not ended; they keep their place.
+
+        One that somebody wants cancelled is.
+        """
         for claim in claims:
-            self._change(
-                claim, "state = 'queued', worker = NULL, started_at = NULL", (), "queued", now
-            )
+            if self._is_unwanted(claim):
+                self._cancel(claim, now)
+            else:
+                self._change(claim, "state = 'queued', worker = NULL, started_at = NULL", (), now)
 
     def cancel_requests(self) -> set[int]:
         """Return the jobs of this worker that somebody wants cancelled."""
@@ -290,13 +298,14 @@ class Claims:
         return row is None or row == ("succeeded", outcome.claim.number)
 
     def _finish_other(self, outcome: Outcome) -> bool:
+        if outcome.state not in FINISHED and self._is_unwanted(outcome.claim):
+            outcome = replace(outcome, state="cancelled", run_at=outcome.finished_at)
         state = outcome.state
         is_end = state in FINISHED
         stored = self._change(
             outcome.claim,
             "state = ?, worker = NULL, run_at = ?, started_at = ?, finished_at = ?, "
-            "expires_at = ?, failures = ?, postponed = ?, "
-            "cancel_requested = CASE WHEN ? THEN cancel_requested ELSE 0 END",
+            "expires_at = ?, failures = ?, postponed = ?",
             (
                 state,
                 outcome.run_at,
@@ -305,36 +314,43 @@ class Claims:
                 outcome.finished_at + self._retention.of(state) if is_end else None,
                 outcome.failures,
                 outcome.postponed,
-                is_end,
             ),
-            state,
             outcome.finished_at,
         )
         if stored and outcome.failure is not None:
             self._note(outcome.claim.id, outcome.finished_at, outcome.failure, self._worker)
         return stored
 
-    def _change(
-        self, claim: Claim, changes: str, values: tuple[Any, ...], state: State, now: float
-    ) -> bool:
+    def _change(self, claim: Claim, changes: str, values: tuple[Any, ...], now: float) -> bool:
         """Change a job of ours; tell whether it still was."""
-        where = "WHERE id = ? AND claim = ? AND state = 'running'"
-        key = (claim.id, claim.number)
         try:
             cursor = self._connection.execute(
-                f"UPDATE litestack_jobs SET {changes} {where}", (*values, *key)
+                f"UPDATE litestack_jobs SET {changes} {_OURS}", (*values, claim.id, claim.number)
             )
         except driver.IntegrityError as error:
             if "UNIQUE" not in str(error):
                 raise
             # It is unique while it waits, and an equal one was enqueued while it ran.
-            cursor = self._connection.execute(
-                "UPDATE litestack_jobs SET state = 'cancelled', worker = NULL, finished_at = ?, "
-                f"expires_at = ? {where}",
-                (now, now + self._retention.of("cancelled"), *key),
-            )
+            cancelled = self._cancel(claim, now)
             self._note(claim.id, now, SUPERSEDED, self._worker)
+            return cancelled
         return cursor.rowcount == 1
+
+    def _cancel(self, claim: Claim, now: float) -> bool:
+        """End a job of ours as cancelled; tell whether it still was."""
+        cursor = self._connection.execute(
+            "UPDATE litestack_jobs SET state = 'cancelled', worker = NULL, finished_at = ?, "
+            f"expires_at = ? {_OURS}",
+            (now, now + self._retention.of("cancelled"), claim.id, claim.number),
+        )
+        return cursor.rowcount == 1
+
+    def _is_unwanted(self, claim: Claim) -> bool:
+        """Whether somebody wants a job of ours cancelled: it must not run again."""
+        row = self._connection.execute(
+            f"SELECT cancel_requested FROM litestack_jobs {_OURS}", (claim.id, claim.number)
+        ).fetchone()
+        return bool(row and row[0])
 
     def _note(self, job_id: int, at: float, failure: Failure, worker: str) -> None:
         self._connection.execute(
@@ -388,7 +404,6 @@ class Claims:
                     now if is_end else None,
                     now + self._retention.of(state) if is_end else None,
                 ),
-                state,
                 now,
             )
             if crashed:
@@ -481,6 +496,7 @@ class Claims:
 
     def _groups(self, queues: Sequence[str]) -> list[list[str]]:
         """Return the queues in order; those that ``*`` stands for are one group."""
+        queues = list(dict.fromkeys(queues))  # one that is named twice would be claimed from twice
         if ANY_QUEUE not in queues:
             return [[queue] for queue in queues]
         others = [queue for queue in self._queued_queues() if queue not in queues]

@@ -200,6 +200,30 @@ def test_a_cancelled_job_of_a_dead_worker_does_not_run_again(store: Store, claim
     assert claims.recover("worker-a", started=None, overran=[], now=3) == [(job_id, "cancelled")]
 
 
+def test_a_cancelled_job_is_not_tried_again(store: Store, claims: Claims) -> None:
+    jobs = [put(store) for _ in range(4)]
+    taken = claims.take(("*",), 9, now=2)
+    for job_id in jobs:
+        store.cancel(job_id, now=3, keep=60)
+    claims.finish([end(taken[0], "scheduled", run_at=9.0, failures=1, failure=Failure("E: x"))])
+    claims.finish([end(taken[1], "queued"), end(taken[2], "failed")])
+    claims.give_back([taken[3]], now=3)
+    states = [get(store, job_id).state for job_id in jobs]
+    assert states == ["cancelled", "cancelled", "failed", "cancelled"]
+    assert [attempt.error for attempt in store.attempts(jobs[0])] == ["E: x"]
+    assert get(store, jobs[0]).failures == 1
+    finished = get(store, jobs[3]).finished_at
+    assert finished is not None
+    assert finished.timestamp() == 3
+    assert store.retry(jobs[0], now=4).cancel_requested is False
+
+
+def test_a_queue_that_is_named_twice_is_claimed_from_once(store: Store, claims: Claims) -> None:
+    first, second = put(store), put(store, "mail")
+    queues = ("default", "mail", "default", "*", "*")
+    assert ids(claims.take(queues, 9, now=2)) == [first, second]
+
+
 def test_a_retry_gives_way_to_an_equal_job_enqueued_meanwhile(store: Store, claims: Claims) -> None:
     first = put(store, unique_key="k")
     (claim,) = claims.take(("*",), 9, now=2)

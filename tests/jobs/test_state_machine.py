@@ -197,7 +197,10 @@ class Queue(RuleBasedStateMachine):
         if mine:
             job = self.jobs[claim.id]
             job.worker = None
-            if how in ("scheduled", "queued") and self._waiting(job.key, job):
+            if how in ("scheduled", "queued") and job.cancel_requested:
+                job.failures, job.run_at = failures, self.now
+                self._end(job, "cancelled")
+            elif how in ("scheduled", "queued") and self._waiting(job.key, job):
                 self._end(job, "cancelled")  # an equal one was enqueued while it ran
             elif how in FINISHED:
                 if how != "succeeded":
@@ -205,7 +208,6 @@ class Queue(RuleBasedStateMachine):
                 self._end(job, how)
             else:
                 job.state, job.failures, job.run_at = how, failures, outcome.run_at
-                job.cancel_requested = False
         if again and claim.id in self.jobs:
             lost = self.claims[worker].finish([outcome])
             # A success that is stored already counts as ours.
@@ -220,7 +222,7 @@ class Queue(RuleBasedStateMachine):
         if mine:
             job = self.jobs[claim.id]
             job.worker = None
-            if self._waiting(job.key, job):
+            if job.cancel_requested or self._waiting(job.key, job):
                 self._end(job, "cancelled")
             else:
                 job.state = "queued"
@@ -293,6 +295,11 @@ class Queue(RuleBasedStateMachine):
         ).fetchall()
         found = {row[0]: Model(*row[:6], bool(row[6]), *row[7:12], bool(row[12])) for row in rows}
         assert found == self.jobs
+
+    @invariant()
+    def a_cancelled_job_does_not_wait_to_run_again(self) -> None:
+        if hasattr(self, "connection"):
+            assert not [job for job in self.jobs.values() if job.waits and job.cancel_requested]
 
     @invariant()
     def equal_unique_jobs_do_not_wait_side_by_side(self) -> None:
