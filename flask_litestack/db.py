@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from flask import g, has_request_context, request
 from flask.globals import app_ctx
 from sqlalchemy import URL, Engine, MetaData, create_engine
+from sqlalchemy.exc import InvalidRequestError, PendingRollbackError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.session import SessionTransactionOrigin
 from sqlalchemy.pool import QueuePool
@@ -213,9 +214,28 @@ class Database:
         pending changes or an uncommitted write. A session that has only read has none. Always
         true after :meth:`begin_unit`.
         """
+        return not self.is_over() and (self._in_unit() or self.has_uncommitted())
+
+    def is_over(self) -> bool:
+        """Tell whether the session's transaction has just ended, and no other can begin yet.
+
+        So it is for work after the commit, and in SQLAlchemy's own events ``after_commit`` and
+        ``after_rollback``.
+        """
         if is_after_commit():
-            return False  # that transaction is over, and the session not yet ready for another
-        return self._in_unit() or self.has_uncommitted()
+            return True
+        if self._adopted is None and self._key not in _state():
+            return False  # the session has not been used
+        session = self.session
+        if session.is_active or session.in_nested_transaction():
+            return False
+        try:
+            self._raw(session)
+        except PendingRollbackError:
+            return False  # after a flush that failed; whoever goes on with it must be told
+        except InvalidRequestError:
+            return True
+        return False
 
     def begin_unit(self) -> None:
         """Make this app context one transaction, which its owner commits, whatever it begins with.

@@ -192,7 +192,9 @@ class JobQueue:
         state = self._state()
         found: int | Job
         # The context managers below say the same; this is the one place where they cost too much.
-        joins = call.options.after_commit or self._database.joins()
+        joins = self._database.joins() or (
+            call.options.after_commit and not self._database.is_over()
+        )
         connection = self._joined(state) if joins else state.borrow(self)
         try:
             store = _Writer(connection, joins=joins)

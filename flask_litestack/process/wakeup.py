@@ -7,6 +7,7 @@ it is ready.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import secrets
@@ -18,6 +19,8 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 _LISTENING = ".sock"
 _HIDDEN = ".busy"
@@ -128,8 +131,17 @@ def wake(
     :param note: what the listener can read from its socket; it is lost with the wake-up.
 
     Return how many are awake now. A socket nobody listens to any more is removed; one that
-    belongs to another user is passed over.
+    belongs to another user is passed over. Where nobody can be woken, for want of a descriptor
+    say, that is logged: what was to be looked at is stored, and an error would say that it is not.
     """
+    try:
+        return _wake(run_path, kind, limit, note)
+    except OSError as error:
+        log.warning("cannot wake the listeners to %s: %s", kind, error)
+        return 0
+
+
+def _wake(run_path: Path, kind: str, limit: int | None, note: bytes) -> int:
     names = _listening(os.fspath(run_path), kind)
     if limit is not None and len(names) > limit:
         names = random.sample(names, len(names))

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
+from sqlalchemy.exc import IntegrityError, PendingRollbackError
 
 from flask_litestack import Litestack
 from flask_litestack.errors import JobStateError
@@ -220,6 +221,55 @@ def test_on_a_session_that_has_only_read_it_is_stored_at_once(shop: Shop, action
     shop.litestack.db.session.scalar(select(func.count()).select_from(Post))
     ACTIONS[action](shop)
     assert shop.seen_by_others() != before
+
+
+@pytest.mark.parametrize("name", ["after_commit", "after_rollback"])
+@pytest.mark.parametrize("after_commit", [False, True])
+def test_in_sqlalchemys_event_of_an_end_it_is_stored_at_once(
+    shop: Shop, name: str, after_commit: bool
+) -> None:
+    before = shop.seen_by_others()
+    session = shop.litestack.db.session
+    send = shop.plain.using(after_commit=after_commit)
+    event.listen(session, name, lambda session: send.enqueue(7), once=True)
+    session.add(Post(id=9, title="new"))
+    session.flush()
+    session.commit() if name == "after_commit" else session.rollback()
+    new = [row for row in shop.seen_by_others() if row not in before]
+    assert [row[3] for row in new if len(row) == 4] == ["[[7]]"]
+    assert ((9,) in new) is (name == "after_commit")
+
+
+def test_in_the_event_of_a_jobs_own_commit_too(shop: Shop) -> None:
+    @shop.litestack.task(queue="outer")
+    def outer() -> None:
+        session = shop.litestack.db.session
+        event.listen(session, "after_commit", lambda session: shop.plain.enqueue(7), once=True)
+        session.add(Post(title="new"))
+
+    outer.enqueue()
+    JobTester(shop.app).run(queue="outer")
+    assert shop.litestack.jobs.list()[0].args == [7]
+
+
+def test_after_work_that_follows_the_commit_may_ask_to_wait_for_it(shop: Shop) -> None:
+    send = shop.plain.using(after_commit=True)
+    with shop.litestack.db.write():
+        shop.litestack.db.after_commit(lambda: send.enqueue(7))
+    assert shop.litestack.jobs.list()[0].args == [7]
+
+
+def test_a_session_whose_flush_failed_is_not_passed_over(shop: Shop) -> None:
+    session = shop.litestack.db.session
+    session.add(Post(id=9, title="new"))
+    session.add(Post(id=9, title="new"))
+    with pytest.raises(IntegrityError):
+        session.flush()
+    before = shop.seen_by_others()
+    with pytest.raises(PendingRollbackError):
+        shop.plain.enqueue(7)
+    session.rollback()
+    assert shop.seen_by_others() == before
 
 
 def test_many_are_all_or_none_even_where_the_transaction_goes_on(shop: Shop) -> None:

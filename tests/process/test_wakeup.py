@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,27 @@ def test_a_wake_up_ends_the_wait(run: Path) -> None:
 def test_nobody_calls(run: Path) -> None:
     mailbox = Mailbox(run, "jobs")
     assert mailbox.wait(0.01) is False
+    mailbox.close()
+
+
+def test_without_a_descriptor_nobody_is_woken_and_nothing_is_raised(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mailbox = Mailbox(run, "jobs")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        assert wake(run, "jobs") == 0
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "cannot wake the listeners to jobs: [Errno 24]" in caplog.text
+    assert wake(run, "jobs") == 1
     mailbox.close()
 
 
