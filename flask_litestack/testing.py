@@ -97,10 +97,13 @@ class JobTester:
         return sorted(waiting, key=lambda job: job.id)
 
     def assert_enqueued(self, task: Task[Any, Any], *args: Any, **kwargs: Any) -> Job:
-        """Return the job of this task, with these arguments if any are given; fail without one."""
+        """Return the job of this task, with these arguments if any are given; fail without one.
+
+        Positional or by name, or left out because they are the default, is all the same.
+        """
         found = self.enqueued(task)
         for job in found:
-            if not (args or kwargs) or (job.args, job.kwargs) == (list(args), kwargs):
+            if not (args or kwargs) or task.bind(job.args, job.kwargs) == task.bind(args, kwargs):
                 return job
         others = [job.arguments for job in found] or [job.task for job in self.enqueued()]
         raise AssertionError(

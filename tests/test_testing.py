@@ -6,6 +6,7 @@ import pytest
 from flask import Flask
 
 from flask_litestack import Litestack
+from flask_litestack.errors import ArgumentsError
 from flask_litestack.jobs import Task
 from flask_litestack.pytest_plugin import jobs as jobs
 from flask_litestack.testing import JobFailed, JobTester
@@ -33,6 +34,24 @@ def test_what_was_enqueued(app: Flask, jobs: JobTester, send: Task[[int], None])
         jobs.assert_enqueued(send, 3)
     with pytest.raises(AssertionError, match="jobs were enqueued"):
         jobs.assert_none_enqueued(send)
+
+
+def test_arguments_are_the_same_by_position_and_by_name(
+    app: Flask, litestack: Litestack, jobs: JobTester, send: Task[[int], None]
+) -> None:
+    @litestack.task
+    def greet(name: str, greeting: str = "hello") -> None:
+        pass
+
+    with app.app_context():
+        send.enqueue(n=7)
+        greet.enqueue("Ann", "hello")
+    assert jobs.assert_enqueued(send, 7).kwargs == {"n": 7}
+    jobs.assert_enqueued(greet, name="Ann")
+    with pytest.raises(AssertionError, match="no job"):
+        jobs.assert_enqueued(greet, "Ann", "good day")
+    with pytest.raises(ArgumentsError, match="missing a required argument"):
+        jobs.assert_enqueued(greet, greeting="hello")
 
 
 def test_run_raises_what_a_task_raised(

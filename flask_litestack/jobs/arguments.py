@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import enum
+import hashlib
 import json
 import math
 import sys
@@ -58,17 +59,57 @@ def encode(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     :param name: the task, for the message of the error.
     :raises ArgumentsError: naming the argument that cannot be stored.
     """
-    for value in args:
-        if type(value) not in _SIMPLE:
-            break
-    else:
-        if not kwargs:
-            return _text([args])
-    plain = [
-        [_plain(value, f"argument {i}", name) for i, value in enumerate(args, 1)],
-        {key: _plain(value, f"argument {key!r}", name) for key, value in kwargs.items()},
-    ]
-    return _text(plain if kwargs else plain[:1])
+    try:
+        for value in args:
+            if type(value) not in _SIMPLE:
+                break
+        else:
+            if not kwargs:
+                return _text([args])
+        plain = [
+            [_plain(value, f"argument {i}", name) for i, value in enumerate(args, 1)],
+            {key: _plain(value, f"argument {key!r}", name) for key, value in kwargs.items()},
+        ]
+        return _text(plain if kwargs else plain[:1])
+    except (RecursionError, ValueError) as error:
+        where = _culprit(name, args, kwargs)
+        raise ArgumentsError(f"{where} of {name} cannot be stored: {error}.") from None
+
+
+def _culprit(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Name the argument that nests too deeply, itself in itself perhaps, or is too long."""
+    named = {f"argument {i}": value for i, value in enumerate(args, 1)}
+    named |= {f"argument {key!r}": value for key, value in kwargs.items()}
+    for where, value in named.items():
+        try:
+            _text([_plain(value, where, name)])
+        except (RecursionError, ValueError):
+            return where
+    return "one of the arguments"
+
+
+def digest(name: str, arguments: Mapping[str, Any]) -> str:
+    """Return a short text that equal arguments have in common, in whatever order they come.
+
+    :param name: the task, for the message of the error.
+    :param arguments: by parameter; values that :func:`encode` has accepted.
+    """
+    plain = {key: _plain(value, f"argument {key!r}", name) for key, value in arguments.items()}
+    text = json.dumps(_in_order(plain), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _in_order(plain: Any) -> Any:
+    """Put what has no order of its own, sets and dictionaries, into one."""
+    if isinstance(plain, list):
+        return [_in_order(item) for item in plain]
+    if not isinstance(plain, dict):
+        return plain
+    ordered = {key: _in_order(item) for key, item in plain.items()}
+    for mark in ("$set", "$frozenset", "$dict"):
+        if mark in ordered:
+            ordered[mark] = sorted(ordered[mark], key=lambda item: json.dumps(item, sort_keys=True))
+    return ordered
 
 
 def decode(text: str) -> tuple[list[Any], dict[str, Any]]:
@@ -144,6 +185,8 @@ def _plain_enum(value: enum.Enum, where: str, task: str) -> dict[str, Any]:
             f"{where} of {task} is {value!r}: the worker could not import {path}. Define the "
             "Enum at the top of a module."
         )
+    if isinstance(value, enum.Flag) and value.name not in found.__members__:
+        return {"$Flag": [path, value.value]}  # several at once, or none
     return {"$Enum": [path, value.name]}
 
 
@@ -207,6 +250,11 @@ def _read_enum(content: list[str]) -> enum.Enum:
     return _find_enum(path)[name]
 
 
+def _read_flag(content: list[Any]) -> enum.Enum:
+    path, value = content
+    return _find_enum(path)(value)
+
+
 def _find_enum(path: str) -> type[enum.Enum]:
     module, _, names = path.partition(":")
     try:
@@ -227,6 +275,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "$frozenset": lambda content: frozenset(map(_rich, content)),
     "$dict": lambda content: {_rich(key): _rich(item) for key, item in content},
     "$Enum": _read_enum,
+    "$Flag": _read_flag,
     "$datetime": _read_datetime,
     "$date": date.fromisoformat,
     "$time": time.fromisoformat,

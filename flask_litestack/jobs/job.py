@@ -67,5 +67,13 @@ class Attempt:
 
 
 def moment(seconds: float | None) -> datetime | None:
-    """Return the aware datetime of seconds since the epoch."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    """Return the aware datetime of seconds since the epoch, or the nearest that there is."""
+    if seconds is None:
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return _LAST if seconds > 0 else _FIRST
+
+
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -28,7 +27,7 @@ from .job import Attempt, Job, State, moment
 from .retry import RetryPolicy
 from .schema import SCHEMA
 from .store import NewJob, Store
-from .task import Call, Options, P, R, Task, Unique, check_queue, declare
+from .task import Call, Options, P, R, Task, Unique, check_priority, check_queue, declare
 
 #: What workers listen to for jobs, and for everything else (cancel, pause, a new worker).
 JOBS = "jobs"
@@ -163,7 +162,8 @@ class JobQueue:
                 timezone=timezone,
                 unique=unique,
             )
-            task = Task(function, self, declaration, Options(check_queue(queue), priority))
+            options = Options(check_queue(queue), check_priority(priority))
+            task = Task(function, self, declaration, options)
             return self._register(task)
 
         return decorate if function is None else decorate(function)
@@ -561,12 +561,7 @@ def _place(task: Task[Any, Any]) -> str:
 def _new_job(call: Call, now: float) -> NewJob:
     declaration, options = call.declaration, call.options
     run_at = now if options.run_after is None else _run_at(options.run_after, now)
-    unique_key = None
-    if declaration.unique or options.unique_key is not None:
-        key = options.unique_key
-        if key is None:
-            key = hashlib.sha256(call.arguments.encode()).hexdigest()[:32]
-        unique_key = f"{declaration.name}:{key}"
+    unique_key = None if call.key is None else f"{declaration.name}:{call.key}"
     return NewJob(
         "scheduled" if run_at > now else "queued",
         options.queue,
@@ -581,9 +576,5 @@ def _new_job(call: Call, now: float) -> NewJob:
     )
 
 
-def _run_at(run_after: timedelta | datetime | float, now: float) -> float:
-    if isinstance(run_after, datetime):
-        return run_after.timestamp()
-    if isinstance(run_after, timedelta):
-        return now + run_after.total_seconds()
-    return now + run_after
+def _run_at(run_after: datetime | float, now: float) -> float:
+    return run_after.timestamp() if isinstance(run_after, datetime) else now + run_after

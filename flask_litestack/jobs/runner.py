@@ -29,6 +29,7 @@ from ..errors import (
 from ..process import activity
 from ..sqlite import driver
 from .arguments import decode
+from .checks import seconds
 from .claims import MAX_TRACEBACK, Claim, Claims, Failure, Outcome, Retention
 from .current import CurrentJob, current_job, set_current
 from .job import State
@@ -192,7 +193,7 @@ class Runner:
             return self._put_back(claim, started, failure, delay)
         if policy.retries(error) and policy.allows(retry, claim.retries):
             given = error.delay if isinstance(error, Retry) else None
-            delay = policy.delay(retry) if given is None else given
+            delay = seconds("its delay", policy.delay(retry)) if given is None else given
             state: State = "scheduled" if delay > 0 else "queued"
             return Outcome(claim, state, started, now, now + delay, retry, failure=failure)
         return Outcome(claim, "failed", started, now, now, retry, failure=failure)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import update_wrapper
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
 
 from ..errors import ArgumentsError, ConfigError
 from . import arguments
+from .checks import is_whole, seconds
 from .claims import ANY_QUEUE
 from .cron import Schedule
 from .job import Job
@@ -47,7 +48,7 @@ class Options:
 
     queue: str = "default"
     priority: int = 0
-    run_after: timedelta | datetime | float | None = None
+    run_after: datetime | float | None = None
     retries: int | None = None
     unique_key: str | None = None
     after_commit: bool = False
@@ -60,6 +61,8 @@ class Call:
     declaration: Declaration
     options: Options
     arguments: str
+    key: str | None
+    """What equal calls have in common, if there is to be only one of them."""
 
 
 class Task(Generic[P, R]):
@@ -110,7 +113,10 @@ class Task(Generic[P, R]):
         """
         self._check(args, kwargs)
         text = arguments.encode(self.declaration.name, args, kwargs)
-        return Call(self.declaration, self.options, text)
+        key = self.options.unique_key
+        if key is None and self.declaration.unique:
+            key = arguments.digest(self.declaration.name, self.bind(args, kwargs))
+        return Call(self.declaration, self.options, text, key)
 
     def using(
         self,
@@ -131,29 +137,49 @@ class Task(Generic[P, R]):
         :param unique_key: what an equal job would have in common with it, by default its
             arguments. For a task declared without ``unique=`` it means ``unique="queued"``.
         :param after_commit: wait for the session's next commit, whatever state it is in.
+        :raises ConfigError: if that cannot be the name of a queue, or a priority.
+        :raises ValueError: if another parameter makes no sense.
         """
+        if isinstance(run_after, datetime):
+            if run_after.tzinfo is None:
+                raise ValueError("run_after= needs an aware datetime, e.g. datetime.now(UTC) + ...")
+        elif run_after is not None:
+            run_after = seconds("run_after=", run_after)
+        if retries is not None and not is_whole(retries, 0):
+            raise ValueError("retries= is a number of at least 0")
         changes: dict[str, Any] = {
             "queue": None if queue is None else check_queue(queue),
-            "priority": priority,
+            "priority": None if priority is None else check_priority(priority),
             "run_after": run_after,
             "retries": retries,
             "unique_key": unique_key,
             "after_commit": after_commit,
         }
-        if isinstance(run_after, datetime) and run_after.tzinfo is None:
-            raise ValueError("run_after= needs an aware datetime, e.g. datetime.now(UTC) + ...")
-        if retries is not None and retries < 0:
-            raise ValueError("retries= is a number of at least 0")
         given = {name: value for name, value in changes.items() if value is not None}
         return Task(self.function, self._queue, self.declaration, replace(self.options, **given))
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call by parameter, without those that are the default anyway.
+
+        :raises ArgumentsError: if they do not fit the function.
+        """
+        parameters = self._signature.parameters
+        return {
+            name: value
+            for name, value in self._bound(args, kwargs).items()
+            if type(value) is not type(default := parameters[name].default) or value != default
+        }
 
     def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._bounds is not None and not kwargs:
             least, most = self._bounds
             if least <= len(args) <= most:
                 return
+        self._bound(args, kwargs)
+
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            self._signature.bind(*args, **kwargs)
+            return self._signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise ArgumentsError(f"{self.name}{self._signature} cannot be enqueued: {error}") from (
                 None
@@ -168,6 +194,16 @@ def check_queue(name: str) -> str:
     if not name or name == ANY_QUEUE or "," in name or name != name.strip():
         raise ConfigError(f"{name!r} cannot be the name of a queue.")
     return name
+
+
+def check_priority(priority: int) -> int:
+    """Return a priority if it is one.
+
+    :raises ConfigError: if it is not.
+    """
+    if not is_whole(priority, -(2**63)):
+        raise ConfigError(f"priority= is a whole number, not {priority!r}.")
+    return priority
 
 
 def declare(
@@ -187,8 +223,16 @@ def declare(
     name = name or _name(function)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigError(f"task {name} has a yield in it: calling it would run nothing.")
+    try:
+        timeout = None if timeout is None else seconds("timeout=", timeout)
+    except ValueError as error:
+        raise ConfigError(f"task {name}: {error}.") from None
     if timeout is not None and timeout <= 0:
         raise ConfigError(f"task {name}: timeout= is a number of seconds above 0, or None.")
+    if not (retries is None or isinstance(retries, RetryPolicy) or is_whole(retries, 0)):
+        raise ConfigError(
+            f"task {name}: retries= is a number of at least 0, a RetryPolicy, or None."
+        )
     if unique not in _UNIQUE:
         raise ConfigError(f"task {name}: unique= is one of {', '.join(map(repr, _UNIQUE))}.")
     if cron is not None:

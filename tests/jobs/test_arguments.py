@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import enum
 import math
+import os
+import subprocess
+import sys
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from flask_litestack.errors import ArgumentsError
-from flask_litestack.jobs.arguments import decode, encode
+from flask_litestack.jobs.arguments import decode, digest, encode
 
 
 class Colour(enum.Enum):
@@ -24,6 +27,11 @@ class Colour(enum.Enum):
 
 class Size(enum.IntEnum):
     SMALL = 1
+
+
+class Right(enum.Flag):
+    READ = 1
+    WRITE = 2
 
 
 class Model(DeclarativeBase):
@@ -91,6 +99,9 @@ def test_what_goes_in_comes_out(args: list[Any], kwargs: dict[str, Any]) -> None
     [
         Colour.RED,
         Size.SMALL,
+        Right.READ,
+        Right.READ | Right.WRITE,
+        Right(0),
         (1, (2, [3])),
         {"$date": "not ours"},
         {"$x": 1, "y": 2},
@@ -171,3 +182,39 @@ def test_text_that_is_not_ours_names_itself() -> None:
 def test_an_enum_path_cannot_reach_anything_but_an_enum() -> None:
     with pytest.raises(ArgumentsError, match="not an Enum"):
         decode('[[{"$Enum":["os:system","x"]}]]')
+
+
+def test_what_contains_itself_or_is_too_long_is_refused_by_name() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(ArgumentsError, match=r"argument 2 of task cannot be stored: .*recursion"):
+        encode("task", (1, loop), {})
+    with pytest.raises(ArgumentsError, match=r"argument 'n' of task cannot be stored: .*digits"):
+        encode("task", (1,), {"n": [10**5000]})
+    with pytest.raises(ArgumentsError, match=r"argument 1 of task cannot be stored: .*digits"):
+        encode("task", (10**5000,), {})
+
+
+def test_equal_arguments_have_one_digest_in_whatever_order() -> None:
+    one = {"a": {"x": 1, "y": {3: "c", 4: "d"}}, "b": {"p", "q", "r", "s"}, "c": [1, 2]}
+    two = {"c": [1, 2], "b": {"s", "r", "q", "p"}, "a": {"y": {4: "d", 3: "c"}, "x": 1}}
+    assert digest("task", one) == digest("task", two)
+    assert digest("task", one) != digest("task", {**one, "c": [2, 1]})
+    assert digest("task", {"a": {"1": 0}}) != digest("task", {"a": {1: 0}})
+
+
+def test_a_set_has_the_same_digest_in_every_process() -> None:
+    code = (
+        "from flask_litestack.jobs.arguments import digest\n"
+        "print(digest('task', {'a': {'p', 'q', 'r'}, 'b': frozenset(['x', 'y', 'z'])}))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(found) == 1

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -86,8 +88,29 @@ def test_wrong_options_are_refused(send: Task[[int], None]) -> None:
         send.using(run_after=datetime(2030, 1, 1))
     with pytest.raises(ConfigError, match="'a,b' cannot be the name of a queue"):
         send.using(queue="a,b")
-    with pytest.raises(ValueError, match="at least 0"):
-        send.using(retries=-1)
+    wrong: Any
+    for wrong in (-1, "3", 1.5):
+        with pytest.raises(ValueError, match="retries= is a number of at least 0"):
+            send.using(retries=wrong)
+    for wrong in (1.5, "high", 2**63):
+        with pytest.raises(ConfigError, match="priority= is a whole number"):
+            send.using(priority=wrong)
+    for wrong in (time.time() * 1000, math.inf, math.nan, timedelta.max, "soon"):
+        with pytest.raises(ValueError, match=r"run_after= is a number of seconds"):
+            send.using(run_after=wrong)
+
+
+@pytest.mark.usefixtures("context")
+def test_a_moment_that_python_cannot_name_does_not_keep_the_jobs_from_being_listed(
+    litestack: Litestack, send: Task[[int], None]
+) -> None:
+    last = datetime.max.replace(tzinfo=UTC)
+    assert send.using(run_after=last).enqueue(1).run_at == last
+    connection = litestack.jobs.connect()
+    connection.execute("UPDATE litestack_jobs SET run_at = 9e999, created_at = -9e999")
+    connection.close()
+    (job,) = litestack.jobs.list()
+    assert (job.run_at, job.created_at) == (last, datetime.min.replace(tzinfo=UTC))
 
 
 @pytest.mark.usefixtures("context")
@@ -310,6 +333,29 @@ def test_an_equal_unique_job_is_not_enqueued_twice(litestack: Litestack) -> None
 
 
 @pytest.mark.usefixtures("context")
+def test_equal_are_the_arguments_however_they_are_given(litestack: Litestack) -> None:
+    missing = object()
+
+    @litestack.task(unique="queued")
+    def build(a: int, b: int = 2, c: Any = missing, *rest: int, **more: Any) -> None:
+        pass
+
+    first = build.enqueue(1)
+    same = [
+        build.enqueue(1, 2),
+        build.enqueue(1, b=2),
+        build.enqueue(b=2, a=1),
+        build.enqueue(a=1),
+    ]
+    assert {job.id for job in same} == {first.id}
+    assert first.args == [1]  # stored as they were given
+    assert build.enqueue(1, 3).new
+    assert build.enqueue(1, True).new
+    assert build.enqueue(1, x={"p": 1, "q": 2}, y=1).new
+    assert not build.enqueue(1, y=1, x={"q": 2, "p": 1}).new
+
+
+@pytest.mark.usefixtures("context")
 def test_a_unique_key_of_ones_own(litestack: Litestack, send: Task[[int], None]) -> None:
     first = send.using(unique_key="u7").enqueue(1)
     assert send.using(unique_key="u7", run_after=60).enqueue(2).id == first.id
@@ -436,8 +482,15 @@ def test_declarations_that_make_no_sense(litestack: Litestack) -> None:
         litestack.task(cron="* * * * *")(takes_one)
     with pytest.raises(ConfigError, match="not a cron expression"):
         litestack.task(cron="soon")(takes_one)
-    with pytest.raises(ConfigError, match="timeout="):
-        litestack.task(timeout=0)(takes_one)
+    wrong: Any
+    for wrong in (0, -1, "5", math.nan):
+        with pytest.raises(ConfigError, match=r"task .*takes_one: timeout="):
+            litestack.task(timeout=wrong)(takes_one)
+    for wrong in ("3", -1, 1.5):
+        with pytest.raises(ConfigError, match=r"task .*takes_one: retries="):
+            litestack.task(retries=wrong)(takes_one)
+    with pytest.raises(ConfigError, match=r"priority= is a whole number, not 'high'"):
+        litestack.task(priority="high")(takes_one)  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match="unique="):
         litestack.task(unique=True)(takes_one)  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match="cannot be the name of a queue"):

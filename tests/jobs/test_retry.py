@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import math
+from datetime import timedelta
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,9 +49,43 @@ def test_rules_per_exception() -> None:
     assert not policy.discards(OSError())
 
 
+def test_one_exception_class_needs_no_tuple() -> None:
+    policy = RetryPolicy(retry_on=OSError, fail_on=FileNotFoundError, discard_on=KeyError)
+    assert policy.retries(ConnectionError())
+    assert not policy.retries(FileNotFoundError())
+    assert policy.discards(KeyError())
+    assert policy.discards(Discard())
+    assert not policy.discards(OSError())
+
+
+def test_lengths_of_time_may_be_timedeltas() -> None:
+    assert Retry(delay=timedelta(minutes=5)).delay == 300.0
+    policy: Any = RetryPolicy
+    assert policy(first_delay=timedelta(minutes=1)).delay(1, middle) == 60.0
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, "5", timedelta.max])
+def test_a_delay_that_is_none_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"delay= is a number of seconds"):
+        Retry(delay=wrong)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"limit": -1}, {"first_delay": -1}, {"factor": 0.5}, {"jitter": 2}]
+    "wrong",
+    [
+        {"limit": -1},
+        {"limit": "3"},
+        {"first_delay": -1},
+        {"first_delay": "5"},
+        {"max_delay": math.inf},
+        {"factor": 0.5},
+        {"factor": math.nan},
+        {"jitter": 2},
+        {"discard_on": "KeyError"},
+        {"retry_on": [OSError]},
+        {"fail_on": (OSError, 7)},
+    ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="RetryPolicy"):
-        RetryPolicy(**wrong)  # type: ignore[arg-type]
+def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}.* RetryPolicy|RetryPolicy needs"):
+        RetryPolicy(**wrong)

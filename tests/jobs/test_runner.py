@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -212,6 +213,24 @@ def test_a_task_asks_to_be_run_again(app: Flask, litestack: Litestack, jobs: Job
         (job,) = jobs.run(raise_errors=False)
         assert job.state == "scheduled"
         assert job.run_at.timestamp() == pytest.approx(clock() + 100)
+
+
+def test_a_delay_that_makes_no_sense_fails_the_job(
+    app: Flask, litestack: Litestack, jobs: JobTester
+) -> None:
+    class Never(RetryPolicy):
+        def delay(self, retry: int, uniform: Any = None) -> float:
+            return math.nan
+
+    @litestack.task(retries=Never())
+    def act() -> None:
+        raise ValueError("no")
+
+    with app.app_context():
+        act.enqueue()
+    (job,) = jobs.run(raise_errors=False)
+    assert job.state == "failed"
+    assert "its delay is a number of seconds" in errors(app, litestack, job.id)[0]
 
 
 def test_a_task_discards_its_job(app: Flask, litestack: Litestack, jobs: JobTester) -> None:
