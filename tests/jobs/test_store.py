@@ -82,6 +82,9 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
         yield Shop(app, litestack, plain, unique)
         litestack.db.session.close()
         litestack.db.engine.dispose()
+        idle = litestack.jobs._state()._idle
+        while idle:  # hundreds of apps would keep a thousand descriptors until a collection
+            idle.pop().close()
 
 
 Action = Callable[[Shop], object]
