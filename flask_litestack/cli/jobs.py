@@ -172,6 +172,7 @@ def status(jobs: JobQueue, settings: Settings) -> dict[str, Any]:
     """Say what waits, what runs, and what comes next."""
     if not jobs.is_used():
         return {"jobs": 0}
+    workers = jobs.workers()
     return {
         "counts": jobs.counts(),
         "queues": [
@@ -180,6 +181,7 @@ def status(jobs: JobQueue, settings: Settings) -> dict[str, Any]:
                 "queued": queue.queued,
                 "oldest_seconds": round(queue.oldest, 3),
                 "paused": queue.paused_at is not None,
+                "workers": sum(worker.listens_to(queue.name) for worker in workers),
             }
             for queue in jobs.queues()
         ],
@@ -190,7 +192,7 @@ def status(jobs: JobQueue, settings: Settings) -> dict[str, Any]:
                 "threads": worker.threads,
                 "running": [f"{r.id} {r.task} {r.seconds:.1f} s" for r in worker.running],
             }
-            for worker in jobs.workers()
+            for worker in workers
         ],
         "cron": [
             {

@@ -181,19 +181,10 @@ class Claims:
         :param suspects: take a job that was running when a worker died, one at most. Two of them
             side by side could not be told apart at the next death.
         """
-        claims: list[Claim] = []
-        if queues == (ANY_QUEUE,):
-            rows = self._connection.execute(_CANDIDATES_OF_ALL[suspects], (limit,))
-            groups = [[Claim._make(row) for row in rows]]
-        else:
-            groups = self._candidates_by_group(queues, limit, suspects)
-        for group in groups:
-            for claim in group[: limit - len(claims)]:
-                if claim.crashes:
-                    if not suspects:
-                        continue
-                    suspects = False
-                claims.append(claim)
+        groups = self._candidates_by_group(queues, limit, suspects)
+        if sum(bool(claim.crashes) for group in groups for claim in group) > 1:
+            groups = self._with_one_suspect(groups, queues, limit)
+        claims = [claim for group in groups for claim in group][:limit]
         if len(claims) == 1:
             self._connection.execute(f"{_TAKE} = ?", (self._worker, now, claims[0].id))
         elif claims:
@@ -480,14 +471,32 @@ class Claims:
     def _candidates_by_group(
         self, queues: Sequence[str], limit: int, suspects: bool
     ) -> list[list[Claim]]:
+        if queues == (ANY_QUEUE,):
+            rows = self._connection.execute(_CANDIDATES_OF_ALL[suspects], (limit,))
+            return [[Claim._make(row) for row in rows]]
         found = []
         for group in self._groups(queues):
             claims = [claim for name in group for claim in self._candidates(name, limit, suspects)]
             if len(group) > 1:
-                claims.sort(key=lambda claim: (-claim.priority, claim.id))
+                claims.sort(key=_place)
             found.append(claims)
             if len(claims) >= limit:
                 break
+        return found
+
+    def _with_one_suspect(
+        self, groups: Sequence[Sequence[Claim]], queues: Sequence[str], limit: int
+    ) -> list[list[Claim]]:
+        """Return the candidates with the first of the suspects only, and others in their place."""
+        found = self._candidates_by_group(queues, limit, suspects=False)
+        number, first = next(
+            (number, claim)
+            for number, group in enumerate(groups)
+            for claim in group
+            if claim.crashes
+        )
+        if number < len(found):
+            found[number] = sorted([*found[number], first], key=_place)
         return found
 
     def _candidates(self, queue: str, limit: int, suspects: bool) -> list[Claim]:
@@ -514,6 +523,11 @@ SUPERSEDED = Failure("an equal unique job was enqueued while this one ran, and t
 OVERRAN = Failure(
     "JobTimeout: it did not stop at its timeout, so its worker process was ended with it"
 )
+
+
+def _place(claim: Claim) -> tuple[int, int]:
+    """Return what jobs of a queue are sorted by."""
+    return -claim.priority, claim.id
 
 
 def _killed(crashes: int) -> Failure:

@@ -47,7 +47,7 @@ def _neglected(queue: QueueStatus, workers: Sequence[WorkerStatus]) -> Finding:
     waits = f"{queue.queued} jobs of the queue {queue.name} wait, for {queue.oldest:.0f} s"
     if not workers:
         return Finding("jobs", Severity.WARNING, f"{waits}; no worker runs.", _START)
-    if not any(queue.name in w.queues or "*" in w.queues for w in workers):
+    if not any(worker.listens_to(queue.name) for worker in workers):
         return Finding(
             "jobs",
             Severity.WARNING,

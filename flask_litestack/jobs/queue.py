@@ -22,6 +22,7 @@ from ..process.liveness import holder, living
 from ..process.wakeup import wake
 from ..sqlite.connection import Connection, connect
 from . import board
+from .claims import ANY_QUEUE
 from .cron import Schedule
 from .job import Attempt, Job, State, moment
 from .retry import RetryPolicy
@@ -70,6 +71,10 @@ class WorkerStatus:
     threads: int
     started_at: datetime | None
     running: list[RunningJob]
+
+    def listens_to(self, queue: str) -> bool:
+        """Tell whether it takes jobs from a queue."""
+        return queue in self.queues or ANY_QUEUE in self.queues
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +284,7 @@ class JobQueue:
         now = self._clock()
         with self._reading() as store:
             paused = store.paused()
-            waiting = {name: (count, since) for name, count, since in store.waiting()}
+            waiting = {name: (count, since) for name, count, since in store.waiting(now)}
         found = []
         for name in sorted({*waiting, *paused}):
             count, since = waiting.get(name, (0, now))

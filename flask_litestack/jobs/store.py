@@ -163,11 +163,15 @@ class Store:
         row = self._connection.execute(_COUNTS).fetchone()
         return dict(zip(STATES, row, strict=True))
 
-    def waiting(self) -> list[tuple[str, int, float]]:
+    def waiting(self, now: float) -> list[tuple[str, int, float]]:
         """Return each queue with jobs that are due: its name, how many, since when the oldest."""
         return self._connection.execute(
-            "SELECT queue, COUNT(*), MIN(run_at) FROM litestack_jobs WHERE state = 'queued' "
-            "GROUP BY queue ORDER BY queue"
+            "SELECT queue, COUNT(*), MIN(run_at) FROM ("
+            "SELECT queue, run_at FROM litestack_jobs WHERE state = 'queued' UNION ALL "
+            # Only a worker moves those that have come due to the others.
+            "SELECT queue, run_at FROM litestack_jobs WHERE state = 'scheduled' AND run_at <= ?) "
+            "GROUP BY queue ORDER BY queue",
+            (now,),
         ).fetchall()
 
     def cron_slots(self) -> dict[str, float]:

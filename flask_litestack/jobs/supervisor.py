@@ -20,8 +20,8 @@ log = logging.getLogger("flask_litestack.jobs")
 SHORT_LIFE = 0.5
 LONGEST_DELAY = 10.0
 
-#: The exit code of a child that would fail again each time.
-EXIT_HOPELESS = 3
+#: The exit code of a child that would fail again each time; EX_CONFIG of sysexits.h.
+EXIT_HOPELESS = 78
 
 #: A worker process: given a function that tells whether its parent is still there, it runs jobs
 #: until SIGTERM and returns its exit code.

@@ -58,13 +58,18 @@ class Mailbox:
         self._peer: socket.socket | None = None
         if _HAS_UNIX_SOCKETS and _fits(run_path, self._name):
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            with _address(run_path, self._name + _LISTENING) as address:
+            with _address(run_path, self.socket_name) as address:
                 self._socket.bind(address)
         else:
             self._socket, self._peer = socket.socketpair()
         self._socket.setblocking(False)
         _remove_hidden_dead(run_path, kind)
         _mailboxes.add(self)
+
+    @property
+    def socket_name(self) -> str:
+        """The name of the socket's file, while it is not hidden."""
+        return self._name + _LISTENING
 
     def fileno(self) -> int:
         """Return the descriptor that is readable once somebody has called."""
@@ -73,9 +78,11 @@ class Mailbox:
     def wait(self, timeout: float) -> bool:
         """Wait for a wake-up, at most ``timeout`` seconds; tell whether to look now."""
         if self._peer is not None:
-            select.select([self._socket], [], [], min(timeout, _POLL))
+            time.sleep(min(timeout, _POLL))
             return True
-        ready = select.select([self._socket], [], [], max(0.0, timeout))[0]
+        waiting = select.poll()  # not select(), which knows no descriptors above 1023
+        waiting.register(self._socket, select.POLLIN)
+        ready = waiting.poll(max(0.0, timeout) * 1000)
         self.drain()
         return bool(ready)
 
@@ -135,14 +142,14 @@ def wake(
     say, that is logged: what was to be looked at is stored, and an error would say that it is not.
     """
     try:
-        return _wake(run_path, kind, limit, note)
+        return _wake(run_path, kind, limit, None if besides is None else besides.socket_name, note)
     except OSError as error:
         log.warning("cannot wake the listeners to %s: %s", kind, error)
         return 0
 
 
-def _wake(run_path: Path, kind: str, limit: int | None, note: bytes) -> int:
-    names = _listening(os.fspath(run_path), kind)
+def _wake(run_path: Path, kind: str, limit: int | None, besides: str | None, note: bytes) -> int:
+    names = [name for name in _listening(os.fspath(run_path), kind) if name != besides]
     if limit is not None and len(names) > limit:
         names = random.sample(names, len(names))
     woken = 0

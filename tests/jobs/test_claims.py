@@ -192,6 +192,17 @@ def test_two_suspects_do_not_run_side_by_side(store: Store, claims: Claims) -> N
     assert ids(claims.take(("*",), 9, now=4)) == [two]
 
 
+def test_suspects_do_not_hold_up_the_others(store: Store, claims: Claims) -> None:
+    suspects = [put(store) for _ in range(4)]
+    claims.take(("*",), 9, now=2)
+    claims.recover("worker-a", started=None, overran=[], now=3)
+    others = [put(store, queue=queue) for queue in ("default", "mail", "default")]
+    taken = claims.take(("default", "*"), 3, now=4)
+    assert ids(taken) == [suspects[0], others[0], others[2]]
+    claims.give_back(taken, now=5)
+    assert ids(claims.take(("*",), 9, now=6)) == [suspects[0], *others]
+
+
 def test_a_cancelled_job_of_a_dead_worker_does_not_run_again(store: Store, claims: Claims) -> None:
     job_id = put(store)
     claims.take(("*",), 9, now=2)

@@ -369,14 +369,13 @@ class Queue(RuleBasedStateMachine):
                 and (suspects or not job.crashes)
             ]
             group.sort(key=lambda job: (-job.priority, job.id))
-            room = limit - len(found)
-            for job in group[:room]:
+            for job in group:
                 if job.crashes:
                     if not suspects:
                         continue
                     suspects = False
                 found.append(job.id)
-        return found
+        return found[:limit]
 
 
 TestQueue = Queue.TestCase

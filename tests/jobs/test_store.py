@@ -107,7 +107,6 @@ ACTIONS: dict[str, Action] = {
     "delete": lambda shop: shop.litestack.jobs.delete(2),
     "prune": lambda shop: shop.litestack.jobs.prune(),
     "pause": lambda shop: shop.litestack.jobs.pause("mail"),
-    "pause_all": lambda shop: shop.litestack.jobs.pause_all(),
     "resume": lambda shop: shop.litestack.jobs.resume("held"),
 }
 

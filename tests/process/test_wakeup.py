@@ -95,6 +95,14 @@ def test_a_limit_wakes_no_more_than_that_and_not_always_the_same(run: Path) -> N
         mailbox.close()
 
 
+def test_who_wakes_the_others_is_left_out(run: Path) -> None:
+    mine, other = Mailbox(run, "jobs"), Mailbox(run, "jobs")
+    assert wake(run, "jobs", besides=mine) == 1
+    assert (mine.wait(0), other.wait(0)) == (False, True)
+    mine.close()
+    other.close()
+
+
 def test_a_hidden_mailbox_is_left_in_peace(run: Path) -> None:
     mailbox = Mailbox(run, "jobs")
     mailbox.hide()
