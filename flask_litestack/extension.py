@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from flask import Flask, Response
@@ -20,6 +21,8 @@ from .perapp import PerApp, current_flask
 from .sqlite import filesystem
 
 NAME = "litestack"
+
+F = TypeVar("F", bound=Callable[[], object])
 
 
 class Litestack:
@@ -47,6 +50,7 @@ class Litestack:
         self.task = self.jobs.task
         self.cable = Cable(self._usable.current, self.db)
         self.channel = self.cable.channel
+        self._before_serving: list[Callable[[], object]] = []
 
     def init_app(self, app: Flask) -> None:
         """Register with an app. Creates no file, connection or thread.
@@ -83,6 +87,23 @@ class Litestack:
                 "your app factory."
             )
         return settings
+
+    def before_serving(self, function: F) -> F:
+        """Have a function run before the server takes its first request: migrations, for one.
+
+        ``@litestack.before_serving``, on a function without arguments, beside your models rather
+        than in the app factory. It runs in an app context, in gunicorn's master before that has
+        workers, while no other server starts on the same data folder. An exception in it ends the
+        server with a line in the log and exit code 1. Without ``preload_app`` each worker runs it
+        as it starts. ``flask run`` and other servers do not run it.
+        """
+        self._before_serving.append(function)
+        return function
+
+    @property
+    def functions_before_serving(self) -> Sequence[Callable[[], object]]:
+        """The functions given to :meth:`before_serving`, in this order."""
+        return tuple(self._before_serving)
 
     def backup(
         self,

@@ -64,24 +64,36 @@ accesslog = "-"
 access_log_format = '%(t)s %(h)s "%(r)s" %(s)s %(b)s %(M)sms'
 
 
-def on_starting(server: object) -> None:
-    """Have one worker more, for jobs, unless the app says ``LITESTACK_JOBS_IN_SERVER = False``."""
+def on_starting(server: Any) -> None:
+    """Do what comes before the first request, or end with a sentence that says why not.
+
+    And have one worker more, for jobs, unless the app says ``LITESTACK_JOBS_IN_SERVER = False``.
+    """
+    on_reload(server)
+    if not server.cfg.preload_app:
+        return  # each worker has an app of its own: see post_worker_init
+    if server.cfg.reload:
+        server.log.warning(
+            "reload = True does nothing for code that is preloaded. Set preload_app = False, too."
+        )
+    reason = _start(server.app.wsgi(), server.log)
+    if reason is not None:
+        server.halt(reason=reason, exit_status=1)
+
+
+def on_reload(server: Any) -> None:
+    """Have the worker for jobs after SIGHUP, too. Preloaded code stays, and so does its data."""
     from .jobs.gunicorn_role import add_worker
 
     add_worker(server)
 
 
-on_reload = on_starting
-
-
 def when_ready(server: Any) -> None:
-    """Say what is not fit for production; end beside another machine that serves the app."""
+    """Say what is not fit for production."""
     app: Any = server.app.wsgi() if server.cfg.preload_app else None
     litestack = getattr(app, "extensions", {}).get("litestack")
     if litestack is None:
         return
-    from .errors import MachineError
-    from .machine import claim
     from .production import urgent
 
     with app.app_context():
@@ -89,10 +101,15 @@ def when_ready(server: Any) -> None:
     if settings.production_warning:
         for finding in urgent(app, settings, server.cfg):
             server.log.warning("Not fit for production: %s Fix: %s", finding.what, finding.fix)
-    try:
-        claim(settings)
-    except MachineError as error:
-        server.halt(reason=f"MachineError: {error}", exit_status=1)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Without ``preload_app``: do what comes before the first request in each worker."""
+    if not worker.cfg.preload_app:
+        reason = _start(worker.wsgi, worker.log)
+        if reason is not None:
+            worker.log.error("Reason: %s", reason)
+            sys.exit(3)  # by which gunicorn knows that it would fail again, and ends
 
 
 def post_worker_init(worker: Any) -> None:
@@ -121,6 +138,48 @@ def worker_exit(server: object, worker: object) -> None:
 
     stop_all()
 
+
+def _start(app: Any, log: Any) -> str | None:
+    """Do what comes before the first request; return why that is not possible, if it is not."""
+    from flask import Flask
+
+    from .errors import LitestackError
+    from .start import start
+
+    if not isinstance(app, Flask):
+        log.warning(
+            "gunicorn was given a %s, not a Flask app: nobody runs its jobs, or looks whether it "
+            "is fit for production. Wrap app.wsgi_app, as in app.wsgi_app = ProxyFix(app.wsgi_app)"
+            ", and give gunicorn the app itself.",
+            type(app).__name__,
+        )
+        return None
+    litestack = app.extensions.get("litestack")
+    if litestack is None:
+        return None
+    try:
+        with app.app_context():
+            start(litestack)
+    except LitestackError as error:
+        return f"{type(error).__name__}: {error}"
+    except Exception as error:
+        log.exception("The app could not be made ready to serve.")
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _say(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    """Print an error that ends gunicorn: ours says all there is to say in a sentence."""
+    from .errors import LitestackError
+
+    if isinstance(error, LitestackError):
+        print(f"{kind.__name__}: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+# The app is loaded before any hook is called, and may use its data folder already.
+sys.excepthook = _say
 
 if os.getpid() == 1:
     # The first process of a container ignores a signal that it has no handler for, and gunicorn

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from flask_litestack.sqlite import connect
-from tests.servers import BIN, Server, environment, running, wait_until
+from tests.servers import BIN, PATIENCE, Server, environment, running, wait_until
 
 GUNICORN = [
     str(BIN / "gunicorn"),
@@ -61,6 +61,10 @@ def create_app():
     def slow():
         time.sleep(1)
         return "done"
+
+    @app.get("/workers")
+    def workers():
+        return " ".join(str(worker.pid) for worker in litestack.jobs.workers())
 
     return app
 """
@@ -128,6 +132,16 @@ def both_workers(server: Server) -> set[int]:
     """The ids of the web worker and the jobs worker, once both are there."""
     wait_until(lambda: len(server.children()) == 2, server.output)
     return set(server.children())
+
+
+def wait_for_roles(server: Server, *, web: int) -> None:
+    """Wait until so many workers serve and, beside them, one runs jobs."""
+
+    def are_there() -> bool:
+        jobs = server.get("/workers").split()
+        return len(jobs) == 1 and len(set(server.children()) - {int(jobs[0])}) == web
+
+    wait_until(are_there, server.output)
 
 
 def test_one_worker_more_runs_jobs_unless_the_app_does_not_want_it(shop: Path) -> None:
@@ -202,15 +216,14 @@ def test_usr2_brings_a_second_server_up_beside_the_first(shop: Path) -> None:
         wait_until(lambda: not Path(f"/proc/{new_master}").exists(), server.output)
 
 
-def test_ttin_and_ttou_change_the_number_of_workers(shop: Path) -> None:
+def test_ttin_and_ttou_change_the_number_of_workers_that_serve(shop: Path) -> None:
     with running(GUNICORN, shop) as server:
-        both_workers(server)
-        os.kill(server.pid, signal.SIGTTIN)
-        wait_until(lambda: len(server.children()) == 3)
-        assert int(server.get("/add")) >= 1
-        os.kill(server.pid, signal.SIGTTOU)
-        wait_until(lambda: len(server.children()) == 2)
-        assert int(server.get("/add")) >= 2
+        for _ in range(3):
+            os.kill(server.pid, signal.SIGTTIN)
+            wait_for_roles(server, web=2)
+            os.kill(server.pid, signal.SIGTTOU)
+            wait_for_roles(server, web=1)
+        assert int(server.get("/add")) == 1
         assert server.terminate() == 0
 
 
@@ -238,6 +251,34 @@ def test_a_factory_may_use_the_database_before_the_workers_are_forked(shop: Path
     assert count == 1 + len(writers)
 
 
+def test_the_last_worker_that_serves_is_not_ended(shop: Path) -> None:
+    with running(GUNICORN, shop) as server:
+        before = both_workers(server)
+        os.kill(server.pid, signal.SIGTTOU)
+        wait_until(lambda: "Handling signal: ttou" in server.output())
+        time.sleep(1.5)  # gunicorn looks at its workers once a second
+        assert set(server.children()) == before
+        wait_for_roles(server, web=1)
+
+
+@pytest.mark.parametrize("victims", ["web", "jobs", "both"])
+def test_whoever_dies_the_roles_come_back(shop: Path, victims: str) -> None:
+    with running([*GUNICORN, "--workers", "2"], shop) as server:
+        wait_for_roles(server, web=2)
+        os.kill(server.pid, signal.SIGTTOU)
+        wait_for_roles(server, web=1)
+        [jobs] = map(int, server.get("/workers").split())
+        [web] = set(server.children()) - {jobs}
+        for pid in {"web": [web], "jobs": [jobs], "both": [web, jobs]}[victims]:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: {web, jobs}.isdisjoint(server.children()) or victims != "both")
+        wait_for_roles(server, web=1)
+        os.kill(server.pid, signal.SIGTTIN)
+        wait_for_roles(server, web=2)
+        os.kill(server.pid, signal.SIGTTOU)
+        wait_for_roles(server, web=1)
+
+
 def test_reload_serves_the_code_that_was_changed(shop: Path) -> None:
     with running([*GUNICORN, "--reload"], shop) as server:
         assert server.get() == "version 1"
@@ -251,6 +292,60 @@ def test_reload_serves_the_code_that_was_changed(shop: Path) -> None:
                 return False
 
         wait_until(changed, server.output)
+
+
+def test_reload_runs_jobs_with_the_code_that_was_changed(shop: Path) -> None:
+    with running([*GUNICORN, "--reload"], shop) as server:
+        wait_for_roles(server, web=1)
+        before = server.get("/workers")
+
+        def changed() -> bool:
+            os.utime(shop / "shop.py")
+            try:
+                return server.get("/workers") not in ("", before)
+            except OSError:
+                return False
+
+        wait_until(changed, server.output)
+
+
+def test_a_configuration_that_reloads_preloaded_code_is_told_so(shop: Path) -> None:
+    (shop / "gunicorn.conf.py").write_text(
+        "from flask_litestack.gunicorn import *\n\nreload = True\n"
+    )
+    command = [str(BIN / "gunicorn"), "shop:create_app()"]
+
+    with running(command, shop) as server:
+        assert "[WARNING] reload = True does nothing for code that is preloaded" in server.output()
+
+
+def test_a_worker_that_has_just_been_forked_hears_sigterm(shop: Path) -> None:
+    """Until it sets its own handlers, it has those of gunicorn's master, which do nothing in it."""
+    (shop / "gunicorn.conf.py").write_text(
+        "import time\n"
+        "from flask_litestack.gunicorn import *\n\n"
+        "def post_fork(server, worker):\n"
+        "    if worker.runs_jobs:\n"
+        "        print('here it is', flush=True)\n"
+        "        time.sleep(2)\n"
+    )
+    with running([str(BIN / "gunicorn"), "shop:create_app()"], shop) as server:
+        wait_until(lambda: "here it is" in server.output())
+        begin = time.monotonic()
+        assert server.terminate() == 0
+        assert time.monotonic() - begin < 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_sigint_and_sigquit_end_the_tree_at_once(shop: Path, number: signal.Signals) -> None:
+    with running(GUNICORN, shop) as server:
+        wait_for_roles(server, web=1)
+        workers = both_workers(server)
+        begin = time.monotonic()
+        server.process.send_signal(number)
+        assert server.process.wait(PATIENCE) == 0
+        assert time.monotonic() - begin < 5
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
 def test_the_master_runs_no_thread_and_leaves_nothing_in_the_home(shop: Path) -> None:

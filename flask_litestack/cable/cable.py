@@ -241,6 +241,13 @@ class Cable:
             if state.hub is not None:
                 state.hub.say_goodbye()
 
+    def upgrade(self) -> None:
+        """Bring the tables, if they are there, to the version of this release.
+
+        :raises NewerStoreError: if a release that this one cannot follow has upgraded them.
+        """
+        self._states.current().store.upgrade()
+
     def stop(self) -> None:
         """Send every client of this process away with 1001; takes a second at most."""
         for state in self._states.values():

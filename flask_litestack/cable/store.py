@@ -170,6 +170,14 @@ class Store:
         self._listener = listener
         self._mailbox = mailbox
 
+    def upgrade(self) -> None:
+        """Bring the tables, if they are there, to the version of this release.
+
+        :raises NewerStoreError: if a release that this one cannot follow has upgraded them.
+        """
+        if self._path.exists():
+            self._connect().close()
+
     # -- messages -----------------------------------------------------------------------------
 
     def append(self, kind: RowKind, channel: str, data: str) -> int:

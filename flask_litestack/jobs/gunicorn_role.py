@@ -11,19 +11,30 @@ web workers. In a configuration file::
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import time
 from typing import Any
 from weakref import WeakSet
 
 from flask import Flask
 from gunicorn.workers.gthread import ThreadWorker
 
+from ..errors import LitestackError
+from ..sqlite import driver
 from .process import is_of_another, leave, quicken
 from .worker import Progress, Worker
 
 #: Seconds before gunicorn's own SIGKILL by which running jobs must have been put back.
 MARGIN = 2.0
 
+#: Seconds that a worker whose jobs cannot run waits before gunicorn may start the next one.
+REST = 5.0
+
 _MARK = "_litestack_runs_jobs"
+
+#: What gunicorn's master sends to its workers.
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1}
 
 
 def add_worker(server: Any) -> None:
@@ -37,29 +48,64 @@ def add_worker(server: Any) -> None:
     server.cfg.set("workers", server.cfg.workers + 1)
     server.num_workers = server.cfg.workers
     setattr(server.cfg, _MARK, True)
+    handle_ttou = type(server).handle_ttou
+    # gunicorn stops at one worker, which could be the one that runs jobs.
+    server.handle_ttou = lambda: handle_ttou(server) if server.num_workers > 2 else None
 
 
 class RoleWorker(ThreadWorker):  # type: ignore[misc]
     """A worker of gunicorn that serves requests, or runs jobs.
 
-    The last one of each generation runs jobs (SIGTTOU ends the oldest first), and so does whoever
-    is started when its generation has none.
+    The second one of each generation runs jobs, and so does whoever is started beside others of
+    which none does.
     """
 
     _all: WeakSet[RoleWorker] = WeakSet()
-    alive: bool
-    runs_jobs: bool
+    _jobs: Worker | None = None
+    _alive: bool
+    _age: int
+    runs_jobs = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        others = [w for w in self._all if w.cfg is self.cfg and not _is_reaped(w)]
-        self.runs_jobs = (
-            getattr(self.cfg, _MARK, False)
-            and not any(other.runs_jobs for other in others)
-            and len(others) >= self.cfg.workers - 1
-        )
+        others = self._others()
+        wanted = getattr(self.cfg, _MARK, False) and len(others) > 0
+        self.runs_jobs = wanted and not any(other.runs_jobs for other in others)
         self._all.add(self)
-        self._jobs: Worker | None = None
+        # gunicorn forks next. What it sends before the child has handlers of its own would only
+        # be noted in the child's copy of the master: a SIGTERM lost, and 25 seconds to SIGKILL.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+    def init_signals(self) -> None:
+        """Set the handlers, and let come what has been sent meanwhile."""
+        super().init_signals()
+        _unblock()
+
+    @property
+    def age(self) -> float:
+        """How many workers were started before. gunicorn ends those with the lowest age first.
+
+        The one that runs jobs comes last of its generation.
+        """
+        if not self.runs_jobs:
+            return self._age
+        return max([self._age, *(other._age for other in self._others())]) + 0.5
+
+    @age.setter
+    def age(self, age: int) -> None:
+        self._age = age
+
+    @property
+    def alive(self) -> bool:
+        """Whether to go on. gunicorn's reloader, in a thread of its own, sets it to False."""
+        return self._alive
+
+    @alive.setter
+    def alive(self, alive: bool) -> None:
+        ends = not alive and self._alive
+        self._alive = alive
+        if ends and self._jobs is not None:
+            self._jobs.stop(self._grace)
 
     def run(self) -> None:
         """Serve requests, or run jobs, until told to stop."""
@@ -86,34 +132,56 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
         if not self.alive:
             return
         quicken()
-        self._jobs.run()
-        if self._jobs.has_stuck_jobs:
-            leave(0)
+        try:
+            self._jobs.run()
+        except (LitestackError, OSError, driver.Error) as error:
+            self.log.error("The job worker cannot run: %s", error)
+            self._rest()
+        except Exception:
+            self.log.exception("The job worker has failed.")
+            self._rest()
+        else:
+            if self._jobs.has_stuck_jobs:
+                leave(0)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: finish what runs within the grace time."""
+        """SIGTERM: finish what runs within the grace time. gunicorn may send it again and again."""
         if self._jobs is None:
             super().handle_exit(sig, frame)
-            return
-        if is_of_another(self._own_pid, sig):
-            return
-        self._jobs.stop(self._grace if self.alive else 1.0)
-        self.alive = False
+        elif not is_of_another(self._own_pid, sig):
+            self.alive = False
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """SIGQUIT and SIGINT: put back what runs."""
         if self._jobs is None:
             super().handle_quit(sig, frame)
-            return
-        if is_of_another(self._own_pid, sig):
-            return
-        self.alive = False
-        self._jobs.stop(0.5)
+        elif not is_of_another(self._own_pid, sig):
+            self._jobs.stop(0.5)
+            self.alive = False
+
+    def _others(self) -> list[RoleWorker]:
+        """Return the living workers of the same generation."""
+        return [
+            worker
+            for worker in self._all
+            if worker is not self and worker.cfg is self.cfg and not _is_reaped(worker)
+        ]
 
     def _tick(self, progress: Progress) -> None:
         self.notify()
-        if self.ppid != os.getppid() and self._jobs is not None:
-            self._jobs.stop(self._grace)
+        if self._has_lost_its_parent():
+            self.alive = False
+
+    def _rest(self) -> None:
+        """End later, with an error: gunicorn starts another worker at once, which fails again."""
+        end = time.monotonic() + REST
+        while self.alive and time.monotonic() < end and not self._has_lost_its_parent():
+            self.notify()
+            time.sleep(0.1)
+        sys.exit(1)
+
+    def _has_lost_its_parent(self) -> bool:
+        return bool(self.ppid != os.getppid())
 
 
 def _wants_jobs(app: Any) -> bool:
@@ -127,3 +195,10 @@ def _wants_jobs(app: Any) -> bool:
 def _is_reaped(worker: RoleWorker) -> bool:
     """Whether gunicorn has noticed the worker's end: it closes its heartbeat file then."""
     return bool(worker.tmp._tmp.closed)
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+os.register_at_fork(after_in_parent=_unblock)

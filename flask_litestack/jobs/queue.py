@@ -251,6 +251,14 @@ class JobQueue:
         with closing(self._database.connect()) as connection:
             return SCHEMA.is_there(connection)
 
+    def upgrade(self) -> None:
+        """Bring the tables, if they are there, to the version of this release.
+
+        :raises NewerStoreError: if a release that this one cannot follow has upgraded them.
+        """
+        if self.is_used():
+            self.connect().close()
+
     def get(self, job_id: int) -> Job | None:
         """Return a job, or None if there is none with this id (any more)."""
         with self._reading() as store:

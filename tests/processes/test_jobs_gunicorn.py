@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from ..servers import PATIENCE, TREE, environment, free_port
 from . import jobs_app
@@ -126,3 +128,19 @@ def test_off_by_setting(box: Box, tmp_path: Path) -> None:
     server = Server(box, tmp_path, FLASK_LITESTACK_JOBS_IN_SERVER="false")
     assert len(server.children()) == 1
     assert box.worker_pids() == []
+
+
+def test_a_worker_that_cannot_run_says_why_and_is_replaced_slowly(box: Box, tmp_path: Path) -> None:
+    """gunicorn starts another one at once, whatever the reason."""
+    Server(box, tmp_path)
+    worker = one_worker(box)
+    with litestack.db.write() as session:
+        session.execute(text("UPDATE litestack_schema SET version = 99, readable_from = 99"))
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: "The job worker cannot run: the tables of jobs" in box.output(), "said")
+    time.sleep(2)
+    assert box.output().count("Booting worker") == 3
+    assert "Traceback" not in box.output()
+    with litestack.db.write() as session:
+        session.execute(text("UPDATE litestack_schema SET version = 1, readable_from = 1"))
+    assert one_worker(box) != worker

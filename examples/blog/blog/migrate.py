@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from flask import Flask
+from flask import current_app
 from flask.cli import AppGroup
 from sqlalchemy import inspect, text
 
@@ -48,27 +48,27 @@ def migrate(message: str) -> None:
     command.revision(_config(), message, autogenerate=True)
 
 
-def run_pending(app: Flask) -> None:
+@litestack.before_serving
+def run_pending() -> None:
     """Migrate if there is something to migrate.
 
     Alembic is loaded only then: it takes longer to import than the rest of a start together.
     A database written by a newer release is left as it is, so that a rollback has a working site.
     """
-    with app.app_context():
-        current, known, newest = _current(), *_known_and_newest()
-        if current == newest:
-            return
-        if current and not current <= known:
-            app.logger.warning(
-                "The database is at migration %s, which this release does not know: a newer "
-                "release made it. Starting without a migration.",
-                ", ".join(sorted(current - known)),
-            )
-            return
-        from alembic import command
+    current, known, newest = _current(), *_known_and_newest()
+    if current == newest:
+        return
+    if current and not current <= known:
+        current_app.logger.warning(
+            "The database is at migration %s, which this release does not know: a newer "
+            "release made it. Starting without a migration.",
+            ", ".join(sorted(current - known)),
+        )
+        return
+    from alembic import command
 
-        command.upgrade(_config(), "head")
-        app.logger.info("The database is at migration %s.", ", ".join(sorted(newest)))
+    command.upgrade(_config(), "head")
+    current_app.logger.info("The database is at migration %s.", ", ".join(sorted(newest)))
 
 
 def _current() -> set[str]:

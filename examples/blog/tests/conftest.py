@@ -19,7 +19,8 @@ PASSWORD = "correct horse battery"
 def app(tmp_path: Path) -> Flask:
     """An app on an empty database, brought up by its real migrations."""
     app = create_app({"TESTING": True, "LITESTACK_DATA_PATH": str(tmp_path / "data")})
-    migrate.run_pending(app)
+    with app.app_context():
+        migrate.run_pending()
     return app
 
 

@@ -45,7 +45,8 @@ def test_the_migrations_can_be_taken_back(app: Flask) -> None:
 
 
 def start(data_path: str) -> None:
-    migrate.run_pending(create_app({"LITESTACK_DATA_PATH": data_path}))
+    with create_app({"LITESTACK_DATA_PATH": data_path}).app_context():
+        migrate.run_pending()
 
 
 def test_many_processes_starting_at_once_migrate_once(tmp_path: Path) -> None:
@@ -63,7 +64,8 @@ def test_a_start_with_nothing_to_migrate_does_not_load_alembic(
     monkeypatch.setenv("LITESTACK_DATA_PATH", str(tmp_path))
     code = (
         "import sys; from {{ cookiecutter.__package }} import create_app, migrate;"
-        "migrate.run_pending(create_app()); print('alembic' in sys.modules)"
+        "create_app().app_context().push();"
+        "migrate.run_pending(); print('alembic' in sys.modules)"
     )
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -76,7 +78,7 @@ def test_an_older_release_starts_on_a_newer_database(
     with app.app_context():
         litestack.db.session.execute(text("UPDATE alembic_version SET version_num = 'f00'"))
         litestack.db.session.commit()
-    migrate.run_pending(app)
+        migrate.run_pending()
     assert "The database is at migration f00" in caplog.text
     assert reader.get("/").status_code == 200
 
@@ -90,8 +92,8 @@ def test_changing_a_parent_table_keeps_its_children(
     folder = shutil.copytree(migrate.FOLDER, tmp_path / "migrations")
     (folder / "versions" / "9999_longer_titles.py").write_text(LONGER_TITLES)
     monkeypatch.setattr(migrate, "FOLDER", folder)
-    migrate.run_pending(app)
     with app.app_context():
+        migrate.run_pending()
         columns = {c["name"]: c for c in inspect(litestack.db.engine).get_columns("post")}
     assert columns["title"]["type"].length == 300
     assert "Still here" in ann.see(url)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from typing import Any, Literal
 
 import flask_litestack.alembic
@@ -20,14 +19,13 @@ def render_item(kind: str, item: Any, autogen_context: object) -> str | Literal[
     return False
 
 
-with open(litestack.db.path.with_name("migration.lock"), "w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be migrating; wait for its end
-    with flask_litestack.alembic.safe_migration(litestack.db.engine) as connection:
-        context.configure(
-            connection=connection,
-            target_metadata=litestack.db.metadata,
-            render_as_batch=True,
-            render_item=render_item,
-            include_object=flask_litestack.alembic.include_object,
-        )
-        context.run_migrations()
+# Another process may be migrating: this takes the write lock before anything is looked at.
+with flask_litestack.alembic.safe_migration(litestack.db.engine) as connection:
+    context.configure(
+        connection=connection,
+        target_metadata=litestack.db.metadata,
+        render_as_batch=True,
+        render_item=render_item,
+        include_object=flask_litestack.alembic.include_object,
+    )
+    context.run_migrations()
