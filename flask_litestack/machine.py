@@ -164,6 +164,22 @@ def take_over(
         _write(file, json.dumps(dataclasses.asdict(wanted)))
 
 
+def running_beside(
+    machine: Machine,
+    *,
+    resolve: Callable[[str], list[str]] = resolve,
+    port: int = SSH_PORT,
+) -> list[str]:
+    """Return the addresses of the other machines that serve the app, and answer.
+
+    :raises MachineError: if ``resolve`` does.
+    """
+    # As numbers: the DNS writes an IPv6 address shorter than the environment does.
+    own = ipaddress.ip_address(machine.address)
+    peers = [a for a in resolve(machine.peers) if ipaddress.ip_address(a) != own]
+    return [address for address in peers if _answers(address, port)]
+
+
 def _objection(
     data_path: Path,
     machine: Machine,
@@ -173,16 +189,12 @@ def _objection(
 ) -> str | None:
     """Say why the machine may not serve the data, unless it may."""
     if recorded is None:
-        # As numbers: the DNS writes an IPv6 address shorter than the environment does.
-        own = ipaddress.ip_address(machine.address)
-        peers = [a for a in resolve(machine.peers) if ipaddress.ip_address(a) != own]
-        others = [address for address in peers if _answers(address, port)]
+        others = running_beside(machine, resolve=resolve, port=port)
         if others:
             return (
                 f"another machine of {machine.app} is running, at {', '.join(others)}, and this "
                 f"one ({machine.id}) has a volume of its own, which knows nothing of its data. "
-                f"Destroy this one (`fly machine destroy --force {machine.id}`, or "
-                f"`fly scale count 1`). {_GO_ON}"
+                f"Destroy this one (`fly machine destroy --force {machine.id}`). {_GO_ON}"
             )
     elif recorded.id != machine.id:
         if any(_answers(address, recorded.port) for address in resolve(recorded.host)):
@@ -201,7 +213,7 @@ def _objection(
 
 #: It stays refused, so this is what takes the note away.
 _GO_ON = (
-    "Or, to go on with this volume for good, stop the other one and start this one with "
+    "Or, to go on with this volume for good, destroy the other one and start this one with "
     "LITESTACK_ONE_MACHINE = False."
 )
 

@@ -10,14 +10,16 @@ import importlib.metadata
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 
+from . import machine
 from .cable import limits
 from .config import Settings
+from .errors import MachineError
 from .process.openfiles import PROC, processes_using
 from .serve import CONFIG
 from .sqlite import health
@@ -63,6 +65,7 @@ def findings(app: Flask, litestack: Litestack) -> Iterator[Finding]:
     tasks = litestack.jobs.tasks.values()
     crons = sum(task.declaration.cron is not None for task in tasks)
     yield from check_fly(Path("fly.toml"), crons=crons)
+    yield from check_machine(litestack.settings)
 
 
 def check_app(app: Flask) -> Iterator[Finding]:
@@ -211,11 +214,19 @@ def _limits_of_servers(data_path: Path) -> Iterator[int]:
 
 
 def check_fly(file: Path, *, crons: int) -> Iterator[Finding]:
-    """Look whether Fly.io would stop the machine that has tasks to run at set times."""
+    """Look whether Fly.io would run something beside the volume, or stop the machine with work."""
     try:
         content = tomllib.loads(file.read_text())
     except (OSError, ValueError):
         return  # none here; one that is broken is told by fly itself
+    found = list(_problems_on_fly(content, crons))
+    yield from found
+    if not found:
+        what = "One machine runs all of the app, and is not stopped with work to do."
+        yield Finding("fly.toml", Severity.OK, what)
+
+
+def _problems_on_fly(content: Mapping[str, Any], crons: int) -> Iterator[Finding]:
     services = [content.get("http_service", {}), *content.get("services", [])]
     stops = {service.get("auto_stop_machines", "off") for service in services}
     if crons and not stops <= {"off", False}:
@@ -226,5 +237,48 @@ def check_fly(file: Path, *, crons: int) -> Iterator[Finding]:
             "and all delayed jobs then wait for a visitor.",
             'Set auto_stop_machines = "off".',
         )
+    groups = content.get("processes", {})
+    if len(groups) > 1:
+        yield Finding(
+            "fly.toml",
+            Severity.ERROR,
+            f"[processes] has {', '.join(groups)}: each is a machine of its own, without the data "
+            "of the others.",
+            "Remove [processes]; the server runs the jobs, too.",
+        )
+    if "release_command" in content.get("deploy", {}):
+        yield Finding(
+            "fly.toml",
+            Severity.WARNING,
+            "release_command runs on a machine of its own, without the volume.",
+            "Migrate in a function with @litestack.before_serving.",
+        )
+
+
+def check_machine(
+    settings: Settings,
+    *,
+    resolve: Callable[[str], list[str]] = machine.resolve,
+    port: int = machine.SSH_PORT,
+) -> Iterator[Finding]:
+    """Look whether this is the only machine of Fly.io that serves the app."""
+    this = machine.this_machine()
+    if this is None:
+        return
+    refused = settings.data_path / machine.REFUSED
+    fix = (
+        f"`fly machine list`, and `fly machine destroy --force` those but one ({this.id} is this)."
+    )
+    try:
+        others = machine.running_beside(this, resolve=resolve, port=port)
+    except MachineError as error:
+        yield Finding("machine", Severity.WARNING, str(error), "Look again later.")
+        return
+    if refused.exists():
+        what = f"Machine {this.id} does not serve: {refused.read_text()}"
+        yield Finding("machine", Severity.ERROR, what, fix)
+    elif others:
+        what = f"Other machines run the app, with data of their own: {', '.join(others)}."
+        yield Finding("machine", Severity.ERROR, what, fix)
     else:
-        yield Finding("fly.toml", Severity.OK, "The machine is not stopped with work to do.")
+        yield Finding("machine", Severity.OK, f"Machine {this.id} is the only one of the app.")

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+from flask_litestack.sqlite.health import Severity, check_mount
+
+#: For a test that lets doctor look at a folder of the test's: it would find one error.
+on_a_disk = pytest.mark.skipif(
+    any(found.severity is Severity.ERROR for found in check_mount(Path(tempfile.gettempdir()))),
+    reason="NOT RUN: the temporary folder is in a container's own layer",
+)
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def test_an_empty_volume_is_not_served_beside_a_machine_that_serves(
     def resolve(host: str) -> list[str]:
         return ["fdaa::1", "127.0.0.1"] if host == "app.process.shop.internal" else []
 
-    with pytest.raises(MachineError, match="fly scale count 1"):
+    with pytest.raises(MachineError, match="fly machine destroy --force new1"):
         take_over(tmp_path, NEW, resolve=resolve, port=other.port)
 
     assert [path.name for path in tmp_path.iterdir()] == [REFUSED]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from flask import Flask
 from gunicorn.config import Config
 
-from flask_litestack import Litestack, production
+from flask_litestack import Litestack, machine, production
 from flask_litestack.config import Settings
 from flask_litestack.sqlite.health import Finding, Severity
 
@@ -116,6 +117,51 @@ def test_a_machine_that_stays_is_fine(tmp_path: Path) -> None:
 
     assert problems(production.check_fly(file, crons=2)) == []
     assert not list(production.check_fly(tmp_path / "nowhere", crons=2))
+
+
+def test_what_would_run_beside_the_volume_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "fly.toml"
+    file.write_text(
+        "[processes]\napp = 'gunicorn'\nworker = 'flask litestack worker'\n"
+        "[deploy]\nrelease_command = 'flask db upgrade'\n"
+    )
+
+    groups, release = problems(production.check_fly(file, crons=0))
+
+    assert groups.startswith("[processes] has app, worker")
+    assert release.startswith("release_command runs on a machine of its own")
+
+
+def on_fly(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("FLY_MACHINE_ID", "me")
+    monkeypatch.setenv("FLY_APP_NAME", "shop")
+    monkeypatch.setenv("FLY_PROCESS_GROUP", "app")
+    monkeypatch.setenv("FLY_PRIVATE_IP", address)
+
+
+def test_other_machines_of_the_app_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def check() -> list[Finding]:
+            port = other.getsockname()[1]
+            found = production.check_machine(
+                settings(tmp_path), resolve=lambda host: ["127.0.0.1"], port=port
+            )
+            return list(found)
+
+        assert check() == []
+        on_fly(monkeypatch, "fdaa::1")
+        [others] = problems(check())
+        on_fly(monkeypatch, "127.0.0.1")
+        [alone] = check()
+        (tmp_path / machine.REFUSED).write_text("another machine is running.")
+        [refused] = problems(check())
+
+    assert others == "Other machines run the app, with data of their own: 127.0.0.1."
+    assert alone.severity is Severity.OK
+    assert refused == "Machine me does not serve: another machine is running."
 
 
 @pytest.fixture

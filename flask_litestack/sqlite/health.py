@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -48,6 +48,12 @@ FLEETING = {
     "aufs": "is the container's own layer: everything is gone with the container",
 }
 
+#: Fly.io gives each machine a new one of these, whatever file system is on it.
+FLEETING_ROOT = "is the machine's own disk: everything is gone after the next deploy"
+
+#: What Docker and Podman put into each container.
+IN_CONTAINER = (Path("/.dockerenv"), Path("/run/.containerenv"))
+
 
 def check_sqlite(version: tuple[int, ...] = driver.version_info) -> Finding:
     """Look for SQLite's WAL-reset race."""
@@ -85,17 +91,21 @@ def check_folder(databases: Databases) -> Iterator[Finding]:
         yield from _check_deleted(databases)
 
 
-def check_mount(path: Path) -> Iterator[Finding]:
+def check_mount(path: Path, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     """Look at the file system: whether it keeps what is written, with locks that work."""
     mount = filesystem.mount_of(path)
     if mount is None or filesystem.unsuitable(mount):
         return  # the latter was an error of prepare() already
     where = f"{path} lies on {mount.kind}, mounted at {mount.point}"
-    if mount.kind in FLEETING:
+    on_fly = "FLY_MACHINE_ID" in environ
+    own_disk = FLEETING_ROOT if on_fly and mount.point == Path("/") else None
+    fleeting = own_disk or FLEETING.get(mount.kind)
+    if fleeting:
+        served_here = on_fly or any(file.exists() for file in IN_CONTAINER)
         yield Finding(
             "file system",
-            Severity.WARNING,
-            f"{where}, which {FLEETING[mount.kind]}.",
+            Severity.ERROR if served_here else Severity.WARNING,
+            f"{where}, which {fleeting}.",
             "Mount a volume, and set LITESTACK_DATA_PATH to a folder on it.",
         )
     elif mount.kind == "virtiofs" or mount.kind.startswith("fuse"):

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from flask_litestack.sqlite import driver
+from tests.disks import on_a_disk
 
 from .commands import as_json, litestack
 from .test_status import writer
 
 
+@on_a_disk
 def test_a_healthy_app_has_no_errors(used_shop: Path) -> None:
     done = litestack(used_shop, "doctor", "--json")
 
@@ -24,6 +26,7 @@ def test_a_healthy_app_has_no_errors(used_shop: Path) -> None:
     assert set(found) >= {"sqlite", "data folder", "disk", "owners", "pragmas", "wal", "write lock"}
 
 
+@on_a_disk
 def test_before_the_first_use_nothing_is_made(shop: Path) -> None:
     done = litestack(shop, "doctor")
 
@@ -80,6 +83,7 @@ def test_a_file_of_another_user_is_an_error_that_names_it(used_shop: Path) -> No
     assert f"chown -R 0 {used_shop / 'data'}" in done.stdout
 
 
+@on_a_disk
 def test_an_adopted_database_outside_the_data_folder_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(
         "from flask import Flask\n"

@@ -177,10 +177,40 @@ def mounted_on(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> li
 def test_a_file_system_that_does_not_last_is_a_warning(
     kind: str, severity: Severity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(health, "IN_CONTAINER", ())
     found = of(iter(mounted_on(kind, tmp_path, monkeypatch)), "file system")
 
     assert found.severity is severity
     assert kind in found.what
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "overlay"])
+def test_in_a_container_it_is_an_error(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "IN_CONTAINER", (tmp_path,))
+    found = of(iter(mounted_on(kind, tmp_path, monkeypatch)), "file system")
+
+    assert found.severity is Severity.ERROR
+    assert found.fix.startswith("Mount a volume")
+
+
+def test_on_fly_the_disk_of_the_machine_itself_does_not_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystem, "MOUNTS", tmp_path / "mountinfo")
+    fly = {"FLY_MACHINE_ID": "e82d"}
+    root = "1 0 0:1 / / rw - ext4 /dev/vda rw\n"
+
+    filesystem.MOUNTS.write_text(root)
+    [on_root] = health.check_mount(tmp_path, fly)
+    [elsewhere] = health.check_mount(tmp_path, {})
+    filesystem.MOUNTS.write_text(f"{root}2 1 0:2 / {tmp_path} rw - ext4 /dev/vdb rw\n")
+    [on_volume] = health.check_mount(tmp_path, fly)
+
+    assert on_root.severity is Severity.ERROR
+    assert "everything is gone after the next deploy" in on_root.what
+    assert (elsewhere.severity, on_volume.severity) == (Severity.OK, Severity.OK)
 
 
 def test_a_network_file_system_is_one_error(
