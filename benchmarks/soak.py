@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,13 +51,24 @@ class Sample:
 
 
 class Server:
-    """gunicorn with the ledger."""
+    """gunicorn with the ledger; killed at the end of the block, if it is still there."""
+
+    process: subprocess.Popen[bytes] | None = None
 
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
         self.port = free_port()
         self._log = (folder / "server.log").open("ab")
-        self.start()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self._log.close()
 
     def start(self) -> None:
         """Start it, and wait until it is whole."""
@@ -71,6 +83,7 @@ class Server:
             env=variables,
             stdout=self._log,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         wait_until(self.is_whole, "the server is whole")
 
@@ -196,28 +209,45 @@ def main() -> int:
 
 def soak(folder: Path, seconds: float, chance: random.Random) -> list[str]:
     """Run the server for so long; return what is wrong."""
-    server = Server(folder)
     stop = threading.Event()
-    listeners = [Listener(server.port, stop) for _ in range(SOCKETS)]
-    wait_until(lambda: all(listener.returns >= 0 for listener in listeners), "all listen")
-    end = time.monotonic() + seconds
-    acts = [server.kill_web, server.kill_jobs, server.kill_master, server.reload, server.restart]
-    done: dict[str, int] = {}
-    with Customers(server.port, CUSTOMERS, pause=PAUSE) as customers:
-        while time.monotonic() < end - seconds / 2:
-            time.sleep(chance.uniform(*SPACING))
-            act: Callable[[], None] = chance.choice([*acts, server.back_up])
-            done[act.__name__] = done.get(act.__name__, 0) + 1
-            act()
-            wait_until(server.is_whole, f"the server is whole after {act.__name__}")
-        print(", ".join(f"{name} {count}" for name, count in sorted(done.items())), flush=True)
-        samples = list(quiet(server, end))
-    settled = settle(customers, listeners)
+    listeners: list[Listener] = []
+    with Server(folder) as server:
+        try:
+            server.start()
+            listeners += [Listener(server.port, stop) for _ in range(SOCKETS)]
+            wait_until(lambda: all(one.returns >= 0 for one in listeners), "all listen")
+            with Customers(server.port, CUSTOMERS, pause=PAUSE) as customers:
+                mistreat(server, seconds / 2, chance)
+                samples = list(quiet(server, time.monotonic() + seconds / 2))
+            settled = settle(customers, listeners)
+            end(listeners, stop)
+            server.stop()
+        except (AssertionError, subprocess.SubprocessError) as error:
+            return [str(error)]
+        finally:
+            end(listeners, stop)
+    return settled + compare(customers, listeners) + growth(samples)
+
+
+def end(listeners: list[Listener], stop: threading.Event) -> None:
+    """Have them end; safe to call twice."""
     stop.set()
     for listener in listeners:
         listener.thread.join()
-    server.stop()
-    return settled + compare(customers, listeners) + growth(samples)
+
+
+def mistreat(server: Server, seconds: float, chance: random.Random) -> None:
+    """Kill, reload, restart and back up at random for so long."""
+    acts = [server.kill_web, server.kill_jobs, server.kill_master, server.reload, server.restart]
+    done: dict[str, int] = {}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(chance.uniform(*SPACING))
+        act: Callable[[], None] = chance.choice([*acts, server.back_up])
+        done[act.__name__] = done.get(act.__name__, 0) + 1
+        act()
+        wait_until(server.is_whole, f"the server is whole after {act.__name__}")
+    print(", ".join(f"{name} {count}" for name, count in sorted(done.items())), flush=True)
 
 
 def quiet(server: Server, end: float) -> Iterator[Sample]:
@@ -233,7 +263,7 @@ def quiet(server: Server, end: float) -> Iterator[Sample]:
 
 def settle(customers: Customers, listeners: list[Listener]) -> list[str]:
     """Wait until all is shipped and heard."""
-    last = max(customers.taken)
+    last = max(customers.taken, default=0)
     try:
         wait_until(lambda: litestack.jobs.counts()["queued"] == 0, "all is shipped")
         wait_until(lambda: litestack.jobs.counts()["running"] == 0, "all is shipped")

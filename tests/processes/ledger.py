@@ -49,8 +49,8 @@ def ship(n: int) -> None:
 
 
 @litestack.channel("orders")
-def orders() -> None:
-    pass
+def orders() -> bool:
+    return True
 
 
 def create_app(data_path: Path | None = None) -> Flask:
