@@ -139,9 +139,13 @@ def by_system_python(
 
 
 @as_another_user
-@pytest.mark.parametrize("command", ["status", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["doctor"], ["dbconsole", "INSERT INTO item (name) VALUES ('by root')"]],
+    ids=lambda command: command[0],
+)
 def test_root_leaves_no_file_of_its_own_in_another_users_folder(
-    public_shop: Path, command: str
+    public_shop: Path, command: list[str]
 ) -> None:
     """As in the console of a server, whose app runs as another user."""
     (public_shop / "wsgi.py").write_text(
@@ -151,7 +155,7 @@ def test_root_leaves_no_file_of_its_own_in_another_users_folder(
         "    pass  # an app that uses its database as soon as it is loaded\n"
     )
 
-    done = by_system_python(public_shop, command, app="wsgi")
+    done = by_system_python(public_shop, *command, app="wsgi")
 
     assert done.returncode == 0, done.stderr + done.stdout
     data = public_shop / "data"
