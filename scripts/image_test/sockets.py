@@ -59,7 +59,7 @@ class Sockets:
             ready.set_result(None)
             while True:
                 message = await _read(reader, writer)
-                self.received[number] += message.get("type") == "message"
+                self.received[number] += message.get("type") in ("message", "render")
         except (OSError, ValueError, AssertionError, asyncio.IncompleteReadError) as error:
             self.failures.append(f"{type(error).__name__}: {error}")
         finally:
