@@ -187,7 +187,8 @@ def test_without_preload_an_error_in_it_ends_the_server_too(shop: Path, data: Pa
         timeout=PATIENCE,
     )
 
-    assert done.returncode == 3  # gunicorn's own code for a worker that cannot start
+    # gunicorn's own code for a worker that cannot start, or 1 if another one fails meanwhile.
+    assert done.returncode in (3, 1)
     assert "Reason: ValueError: no such column: price" in done.stderr
 
 
