@@ -104,19 +104,16 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Without ``preload_app``: do what comes before the first request in each worker."""
+    """Tell websocket clients on SIGTERM itself that the worker ends; leave descriptors for them.
+
+    Before :func:`worker_exit` gunicorn waits up to ``graceful_timeout`` for other connections.
+    Without ``preload_app`` comes first what the master could not do before the first request.
+    """
     if not worker.cfg.preload_app:
         reason = _start(worker.wsgi, worker.log)
         if reason is not None:
             worker.log.error("Reason: %s", reason)
             sys.exit(3)  # by which gunicorn knows that it would fail again, and ends
-
-
-def post_worker_init(worker: Any) -> None:
-    """Tell websocket clients on SIGTERM itself that the worker ends; leave descriptors for them.
-
-    Before :func:`worker_exit` gunicorn waits up to ``graceful_timeout`` for other connections.
-    """
     from .cable import connections, say_goodbye
 
     finish: Any = signal.getsignal(signal.SIGTERM)
