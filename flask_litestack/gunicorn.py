@@ -10,6 +10,7 @@ number of web workers (``WEB_CONCURRENCY``, else 1), and which proxies may say w
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import signal
@@ -25,6 +26,7 @@ __all__ = [
     "on_reload",
     "on_starting",
     "post_worker_init",
+    "pre_fork",
     "preload_app",
     "threads",
     "when_ready",
@@ -101,6 +103,15 @@ def when_ready(server: Any) -> None:
     if settings.production_warning:
         for finding in urgent(app, settings, server.cfg):
             server.log.warning("Not fit for production: %s Fix: %s", finding.what, finding.fix)
+
+
+def pre_fork(server: object, worker: object) -> None:
+    """Leave what the master has loaded out of the workers' garbage collections.
+
+    Each collection writes into all objects that it looks at, so that the workers would soon have
+    copies of their own of what they share.
+    """
+    gc.freeze()
 
 
 def post_worker_init(worker: Any) -> None:
