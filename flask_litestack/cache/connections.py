@@ -11,8 +11,9 @@ import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from ..sqlite import driver, guard
+from ..sqlite import driver, fork, guard
 
 #: SQLite's page cache of each connection, in KiB.
 PAGE_CACHE_KIB = 4 * 1024
@@ -22,7 +23,14 @@ STATEMENTS = 64
 
 
 class Connection(driver.Connection):
-    """A connection, and what was counted on it. Used by one thread at a time."""
+    """A connection, and what was counted on it. Used by one thread at a time.
+
+    Whoever uses it sets ``inside`` first and looks at ``fork.pending`` then: a fork waits until
+    nobody is inside SQLite, and a forked child closes what it inherits (see the module fork).
+    """
+
+    inside = False
+    """Whether it is in use, by whichever thread."""
 
     hits = 0
     misses = 0
@@ -41,6 +49,36 @@ class Connection(driver.Connection):
 
     run: Callable[..., driver.Cursor]
     """``execute`` of one cursor, used again and again: a new one each time costs a fifth."""
+
+    def __init__(self, database: str, *args: Any, **options: Any) -> None:
+        self.name = database
+        fork.track(self)
+        self.enter()
+        super().__init__(database, *args, **options)
+
+    def enter(self) -> None:
+        """Begin to use it. The hot paths spell this out."""
+        self.inside = True
+        if fork.pending:
+            self.wait_for_fork()
+
+    def wait_for_fork(self) -> None:
+        """Stay outside of SQLite until the fork on another thread has happened."""
+        self.inside = False
+        fork.wait()
+        self.inside = True
+
+    def inherit(self) -> None:
+        """Be of no use any more, in a forked child; its pool forgets it."""
+
+    def close(self) -> None:
+        self.enter()
+        try:
+            super().close()
+        finally:
+            self.inside = False
+            fork.forget(self)
+            guard.forget(self)
 
 
 COUNTERS = ("hits", "misses", "writes", "refused", "evictions")
@@ -63,7 +101,7 @@ class Pool:
         self.all: list[Connection] = []
 
     def open(self) -> Connection:
-        """Make a connection. The caller appends it to its ``home`` after use."""
+        """Make a connection, in use. The caller puts it into its ``home`` after use."""
         connection = driver.module.connect(
             os.fspath(self._path),
             timeout=self._timeout,
@@ -91,7 +129,6 @@ class Pool:
     def discard(self, connection: Connection) -> None:
         """Close a connection."""
         connection.close()
-        guard.forget(connection)
         self.all.remove(connection)
 
     def close(self) -> None:
@@ -105,7 +142,6 @@ def _never_close(connection: Connection) -> None:
     """Keep the connection open when Python drops it, even when the interpreter ends.
 
     SQLite's last close deletes the ``-wal`` file by its name. If another process has put a new
-    file in the place of a corrupt one, that is the new file's; and in a forked child, where each
-    inherited connection looks like the last one, it is the parent's.
+    file in the place of a corrupt one, that is the new file's.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

@@ -16,7 +16,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import NamedTuple
 
-from ..sqlite import driver
+from ..sqlite import driver, fork
 from .connections import COUNTERS, Connection
 from .file import ALL, PAGE, SLOTS, CacheFile, is_corrupt, is_full, pragma
 from .recency import GENERATION, HEAD, NOW, Recency
@@ -179,6 +179,9 @@ class Store:
         except IndexError:
             connection = self._open(now)
         try:
+            connection.inside = True
+            if fork.pending:
+                connection.wait_for_fork()
             row = connection.run(
                 "SELECT value, key FROM entries WHERE id = ? AND expires > ?", (number, now)
             ).fetchone()
@@ -194,6 +197,7 @@ class Store:
             self._failed(connection, error)
             raise
         finally:
+            connection.inside = False
             connection.home.append(connection)
 
     def get_kept(self, number: int, key: bytes, now: float) -> tuple[bytes | int, float] | None:
@@ -489,11 +493,13 @@ class Store:
     def _taken(self, now: float) -> Iterator[Connection]:
         connection = self._take(now)
         try:
+            connection.enter()
             yield connection
         except driver.Error as error:
             self._failed(connection, error)
             raise
         finally:
+            connection.inside = False
             connection.home.append(connection)
 
     @contextmanager
@@ -541,6 +547,9 @@ class Store:
         try:
             connection = self._take(now)
             try:
+                connection.inside = True
+                if fork.pending:
+                    connection.wait_for_fork()
                 self._refuse_if_pinned(connection)
                 try:
                     if self._owed_rows:
@@ -555,6 +564,7 @@ class Store:
                 self._failed(connection, error)
                 raise
             finally:
+                connection.inside = False
                 connection.home.append(connection)
         finally:
             self._mutex.release()

@@ -22,6 +22,11 @@ PAUSE = 0.002
 _files: dict[Path, File] = {}
 _mutex = threading.Lock()
 
+#: Held while a file is opened, and by a fork: the child of one in the middle of it would inherit
+#: the lock of ``opening`` and keep every other process out for as long as it lives.
+_opening = threading.RLock()
+_holder = 0
+
 
 @dataclass(frozen=True)
 class File:
@@ -58,22 +63,47 @@ def opening(path: Path, timeout: float = 5.0) -> Iterator[None]:
 
     :raises LockError: if another one was not done with it within ``timeout`` seconds.
     """
-    run = path.parent / "run"
+    mutex, deadline = _opening, time.monotonic() + timeout
+    if not mutex.acquire(timeout=timeout):
+        raise LockError(f"another thread did not end opening a database within {timeout:.1f} s.")
     try:
-        run.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(run / f"{path.name}.open", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        yield  # a folder that cannot be written holds no new file
-        return
-    try:
-        _lock(fd, path, timeout)
-        yield
+        run = path.parent / "run"
+        try:
+            run.mkdir(mode=0o700, exist_ok=True)
+            fd = os.open(run / f"{path.name}.open", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            yield  # a folder that cannot be written holds no new file
+            return
+        try:
+            _lock(fd, path, timeout, deadline)
+            yield
+        finally:
+            os.close(fd)
     finally:
-        os.close(fd)
+        mutex.release()
 
 
-def _lock(fd: int, path: Path, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
+def hold_openings(deadline: float) -> bool:
+    """Let no thread be in, or come into, :func:`opening`: a fork is about to happen.
+
+    :param deadline: on the clock of ``time.monotonic()``. False if it passed in vain.
+    """
+    global _holder
+    if not _opening.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        return False
+    _holder = threading.get_ident()
+    return True
+
+
+def let_openings_go() -> None:
+    """Undo :func:`hold_openings`, in the parent and on the same thread."""
+    global _holder
+    if _holder == threading.get_ident():
+        _holder = 0
+        _opening.release()
+
+
+def _lock(fd: int, path: Path, timeout: float, deadline: float) -> None:
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,8 +120,10 @@ def _lock(fd: int, path: Path, timeout: float) -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _mutex
+    global _mutex, _opening, _holder
     _mutex = threading.Lock()
+    _opening = threading.RLock()
+    _holder = 0
     _files.clear()
 
 

@@ -7,9 +7,10 @@ closes it deletes the log under the child, and with it rows that were committed
 (tests/processes/test_db_fork.py). So a child closes what it inherits before anything else. That
 releases no lock but its own.
 
-What is in the middle of a write, or inside SQLite on another thread, cannot be closed. A fork
-waits for the other threads to come to rest; where that is in vain, and where the forking thread
-itself is writing, the child refuses to open a database.
+What is in the middle of a write, or inside SQLite on another thread, cannot be closed: the child
+would wait for ever for what that thread has locked inside SQLite. A fork waits for the other
+threads to come to rest; where that is in vain, and where the forking thread itself is writing, the
+child refuses to open a database.
 """
 
 from __future__ import annotations
@@ -19,23 +20,36 @@ import os
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..errors import LockError, TransactionError
 from ..process.writequeue import Hold, WriteQueue
 from . import driver
-from .file import open_files
-
-if TYPE_CHECKING:
-    from .connection import Connection
+from .file import hold_openings, let_openings_go, open_files
 
 log = logging.getLogger(__name__)
 
 #: How long a fork waits for the other threads, in seconds.
 PATIENCE = 1.0
 
-_open: dict[int, weakref.ref[Connection]] = {}
-_inherited: list[Connection] = []
+
+class Tracked(Protocol):
+    """A connection of the driver's that says whether it can be closed."""
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether a call into SQLite is going on, on whichever thread."""
+
+    def inherit(self) -> None:
+        """Become useless: this is a forked child, and the connection its parent's."""
+
+
+_open: dict[int, weakref.ref[Tracked]] = {}
+_inherited: list[Tracked] = []
 _turns: list[tuple[WriteQueue, Hold]] = []
 _unfinished = ""
 _refusal = ""
@@ -45,7 +59,7 @@ pending = False
 _over = threading.Event()
 
 
-def track(connection: Connection) -> None:
+def track(connection: Tracked) -> None:
     """Take note of a connection that is about to be opened.
 
     :raises TransactionError: in a child that cannot open one safely.
@@ -56,7 +70,7 @@ def track(connection: Connection) -> None:
     _open[key] = weakref.ref(connection, lambda _: _open.pop(key, None))
 
 
-def forget(connection: Connection) -> None:
+def forget(connection: Tracked) -> None:
     """Take note of a connection that is closed."""
     _open.pop(id(connection), None)
 
@@ -66,7 +80,7 @@ def wait() -> None:
     _over.wait(2 * PATIENCE)
 
 
-def _connections() -> list[Connection]:
+def _connections() -> list[Tracked]:
     found = (reference() for reference in list(_open.values()))
     return [connection for connection in found if connection is not None]
 
@@ -83,6 +97,8 @@ def _before() -> None:
             file.queue.acquire(hold, deadline)
         except LockError:  # this thread writes itself, or another one does for long
             _unfinished = f"a write to {file.path}"
+    if not hold_openings(deadline):
+        _unfinished = "opening a database"
     _over.clear()
     pending = True
     while (reading := _find_inside()) and time.monotonic() < deadline:
@@ -105,6 +121,7 @@ def _after_in_parent() -> None:
     global pending
     pending = False
     _over.set()
+    let_openings_go()
     while _turns:
         queue, hold = _turns.pop()
         queue.release(hold)
@@ -121,7 +138,7 @@ def _after_in_child() -> None:
         if unfinished:
             _inherited.append(connection)  # for ever: the end of its life would close it
         else:
-            driver.Connection.close(connection)
+            driver.Connection.close(connection)  # type: ignore[arg-type]
         connection.inherit()
     _open.clear()
     if unfinished:
