@@ -16,7 +16,7 @@ from flask import Flask, current_app, has_app_context
 from flask_caching.backends.base import BaseCache
 
 from .. import config as configuration
-from ..errors import ConfigError, LitestackError, StoreError
+from ..errors import ConfigError, JobError, StoreError
 from ..sqlite import driver
 from .file import LEAST_SIZE, is_busy, is_corrupt
 from .leases import Contexts, watch_contexts
@@ -47,14 +47,17 @@ STUBBORN = 5.0
 #: Seconds between two log lines about the same kind of trouble.
 QUIET = 60.0
 
-#: What keeps the cache from working, but must not keep the page from working.
-TROUBLE = (driver.Error, OSError, LitestackError, Unavailable)
+#: What keeps the cache from working, but must not keep the page from working. Not all errors of
+#: ours: the timeout of a job is raised in the middle of whatever it does.
+TROUBLE = (driver.Error, OSError, StoreError, ConfigError, Unavailable)
 
 #: Nanoseconds for which leases are refused after a delete that was prepared but not finished,
 #: because the process was killed around its commit.
 IN_DOUBT = 30 * 10**9
 
 PROTOCOL = pickle.HIGHEST_PROTOCOL
+
+_MISSING: Any = object()
 
 #: Integers that SQLite stores, and adds to without leaving its 64 bits.
 _SMALL = range(-(1 << 62), 1 << 62)
@@ -138,14 +141,18 @@ class SQLiteCache(BaseCache):
             return None
         try:
             value = self._store.get(number, stored, self._clock())
-            if isinstance(value, bytes):
-                return pickle.loads(value)
         except TROUBLE as error:
             self._complain("read", error)
             value = None
-        except Exception as error:  # of the value's class: it may be another release's
-            self._complain("unpickle", error)
-            value = None
+        if isinstance(value, bytes):
+            try:
+                return pickle.loads(value)
+            except JobError:
+                raise  # the timeout of the job that runs here
+            except Exception as error:
+                self._complain("unpickle", error)
+                self._remove(number, stored, value)
+                value = None
         if value is None:
             self._contexts.current().missed(number)
         return value
@@ -160,14 +167,14 @@ class SQLiteCache(BaseCache):
             self._complain("read", error)
             stored = [None] * len(wanted)
         values: list[Any] = []
-        for (number, _), value in zip(wanted, stored, strict=True):
-            if value is None or (self._pending and context.hides(number)):
+        for (number, key), value in zip(wanted, stored, strict=True):
+            found = _MISSING
+            if value is not None and not (self._pending and context.hides(number)):
+                found = self._value(number, key, value)
+            if found is _MISSING:
                 context.missed(number)
-                values.append(None)
-            elif isinstance(value, bytes):
-                values.append(self._loads(value))
-            else:
-                values.append(value)
+                found = None
+            values.append(found)
         return values
 
     def has(self, key: str) -> bool:
@@ -269,7 +276,8 @@ class SQLiteCache(BaseCache):
 
         def add(value: bytes | int | None) -> bytes | int:
             nonlocal total
-            total = (0 if value is None else self._value(value) or 0) + delta
+            found = self._loads(value) if isinstance(value, bytes) else value
+            total = (0 if found is _MISSING else found or 0) + delta
             data = self._entry(key, total, None)
             assert data is not None  # a number is not too large, and the default not negative
             return data.value
@@ -328,7 +336,7 @@ class SQLiteCache(BaseCache):
             now = self._clock()
             row = self._look_up(number, stored, now)
             if row is not None and row[1] > now:
-                return flight.take(self._value(row[0]))
+                return flight.take(row[0])
             if self._locks.is_mine(number):
                 return flight  # the computation asks for its own result
             if flight.begin():
@@ -336,11 +344,11 @@ class SQLiteCache(BaseCache):
                 again = self._look_up(number, stored, now)
                 if again is not None and again[1] > now:
                     flight.end()
-                    return flight.take(self._value(again[0]))
+                    return flight.take(again[0])
                 self._contexts.current().missed(number)
                 return flight
             if row is not None and stale:
-                return flight.take(self._value(row[0]))
+                return flight.take(row[0])
             waited = time.monotonic() - began
             if waited > PATIENCE:
                 self._contexts.current().missed(number)
@@ -432,24 +440,44 @@ class SQLiteCache(BaseCache):
                 return None
         return Entry(number, stored, expires, kept, data, size)
 
-    def _look_up(self, number: int, stored: bytes, now: float) -> tuple[bytes | int, float] | None:
+    def _look_up(self, number: int, stored: bytes, now: float) -> tuple[Any, float] | None:
+        """Return a value and its expiry, also of one that is only kept to be served stale."""
         if self._pending and self._contexts.current().hides(number):
             return None
         try:
-            return self._store.get_kept(number, stored, now)
+            row = self._store.get_kept(number, stored, now)
         except TROUBLE as error:
             self._complain("read", error)
             return None
+        if row is None:
+            return None
+        value = self._value(number, stored, row[0])
+        return None if value is _MISSING else (value, row[1])
 
-    def _value(self, value: bytes | int) -> Any:
-        return self._loads(value) if isinstance(value, bytes) else value
+    def _value(self, number: int, stored: bytes, data: bytes | int) -> Any:
+        """Return what was stored, or ``_MISSING`` if it cannot be unpickled."""
+        if not isinstance(data, bytes):
+            return data
+        value = self._loads(data)
+        if value is _MISSING:
+            self._remove(number, stored, data)
+        return value
 
     def _loads(self, data: bytes) -> Any:
         try:
             return pickle.loads(data)
+        except JobError:
+            raise  # the timeout of the job that runs here
         except Exception as error:  # of the class's own code: it may be another release's
             self._complain("unpickle", error)
-            return None
+            return _MISSING
+
+    def _remove(self, number: int, stored: bytes, data: bytes) -> None:
+        """Delete a value that is of no use, so that has() does not count it as there."""
+        try:
+            self._store.remove(number, stored, data)
+        except TROUBLE as trouble:
+            self._complain("delete", trouble)
 
     def _joined(self) -> Transactions | None:
         transactions = self._transactions()
@@ -510,7 +538,7 @@ class SQLiteCache(BaseCache):
     def _discard(self) -> None:
         try:
             self._store.discard()
-        except (OSError, LitestackError) as error:
+        except TROUBLE as error:
             log.error("the cache may serve stale values: %s", error)
 
     def _complain(self, what: str, error: BaseException) -> None:

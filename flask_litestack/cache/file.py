@@ -236,8 +236,10 @@ def is_full(error: BaseException) -> bool:
 
 def is_corrupt(error: BaseException) -> bool:
     """Whether the file cannot be used any more: torn, truncated, or no cache file at all."""
-    # SQLITE_ERROR (no such table), IOERR, CORRUPT, NOTADB
-    return error_code(error) in (1, 10, 11, 26)
+    code = error_code(error)
+    if code == 1:  # SQLITE_ERROR, of a mistake of ours too; another file has other tables
+        return str(error).startswith("no such ") or "has no column" in str(error)
+    return code in (10, 11, 26)  # SQLITE_IOERR, SQLITE_CORRUPT, SQLITE_NOTADB
 
 
 def boot() -> str:

@@ -369,6 +369,13 @@ class Store:
                 self._writes_to_check -= len(batch)
         return there
 
+    def remove(self, number: int, key: bytes, value: bytes) -> None:
+        """Delete an entry if it still has a value. Leases on it stay good."""
+        with self._writing(self._clock()) as connection:
+            connection.execute(
+                "DELETE FROM entries WHERE id = ? AND key = ? AND value = ?", (number, key, value)
+            )
+
     def clear(self, prefix: bytes, now: float, stamp: int, prepared: int = 0) -> None:
         """Delete every entry whose key begins with ``prefix``, a few at a time.
 
@@ -564,8 +571,12 @@ class Store:
                 self._failed(connection, error)
                 raise
             finally:
-                connection.inside = False
-                connection.home.append(connection)
+                try:
+                    if connection.in_transaction:  # interrupted, by the timeout of a job, say
+                        connection.execute("ROLLBACK")
+                finally:
+                    connection.inside = False
+                    connection.home.append(connection)
         finally:
             self._mutex.release()
 

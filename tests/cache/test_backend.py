@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flask_litestack.cache import SQLiteCache
-from flask_litestack.errors import ConfigError
+from flask_litestack.errors import ConfigError, JobTimeout
 
 from .clock import Clock
 
@@ -160,9 +160,69 @@ def test_a_value_of_a_class_that_is_gone_is_a_miss(
     cache.set("key", Renamed())
     monkeypatch.delattr(f"{__name__}.Renamed")
     assert cache.get("key") is None
-    assert cache.get_many("key") == [None]
+    assert not cache.has("key")
     assert len(caplog.records) == 1
     assert "unpickle" in caplog.text
+
+
+@pytest.mark.parametrize("stale", [0, 60])
+def test_a_value_of_a_class_that_is_gone_is_computed_anew(
+    cache: SQLiteCache, monkeypatch: pytest.MonkeyPatch, stale: float
+) -> None:
+    cache.set("key", Renamed(), 0)
+    cache.set("count", Renamed(), 0)
+    monkeypatch.delattr(f"{__name__}.Renamed")
+    assert cache.get_or_set("key", lambda: "new", stale=stale) == "new"
+    assert cache.get("key") == "new"
+    assert cache.inc("count") == 1
+
+
+@pytest.mark.parametrize("look", ["get", "get_many", "get_or_set"])
+def test_a_miss_of_a_value_of_a_class_that_is_gone_gives_a_lease(
+    make: Make, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    reader, writer = make(), make()
+    writer.set("key", Renamed())
+    monkeypatch.delattr(f"{__name__}.Renamed")
+    if look == "get_or_set":
+        reader.get_or_set("key", lambda: writer.delete("key") or "old")
+        assert not writer.has("key")
+    else:
+        getattr(reader, look)("key")
+        writer.delete("key")
+        assert not reader.set("key", "old")
+
+
+def time_out() -> None:
+    raise JobTimeout("send_mail ran for longer than 1 s")
+
+
+class Slow:
+    """A value that is being unpickled when its job runs out of time."""
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return time_out, ()
+
+
+def test_the_timeout_of_a_job_is_no_trouble_of_the_caches(
+    cache: SQLiteCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.set("slow", Slow())
+    cache.set("key", 1)
+    looks: list[Callable[[], object]] = [
+        lambda: cache.get("slow"),
+        lambda: cache.get_many("slow"),
+        lambda: cache.get_or_set("slow", lambda: 1),
+    ]
+    for look in looks:
+        with pytest.raises(JobTimeout):
+            look()
+    assert cache.has("slow")
+    with monkeypatch.context() as patch:
+        patch.setattr(cache._store, "delete", lambda *args: time_out())
+        with pytest.raises(JobTimeout):
+            cache.delete("other")
+    assert cache.get("key") == 1
 
 
 def test_two_caches_over_one_file_see_each_other(make: Make) -> None:
@@ -336,6 +396,27 @@ def test_overwriting_does_not_evict_others(make: Make) -> None:
     for i in range(4000):
         cache.set("key-3999", f"{i:500}")
     assert cache.stats().entries > 0.9 * entries
+
+
+def test_an_interrupted_write_to_a_full_file_leaves_no_transaction_open(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, other = make(size=1 << 20), make(size=1 << 20)
+    for i in range(1000):
+        cache.set(f"key-{i}", "x" * 1500)
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache._store, "_evict", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            cache.set_many({f"more-{i}": "x" * 1500 for i in range(10)})
+        with pytest.raises(KeyboardInterrupt):
+            [cache.set(f"more-{i}", "x" * 1500) for i in range(10)]
+    assert other.set("key", 1)
+    assert cache.set("key", 2)
+    assert other.get("key") == 2
 
 
 def test_a_cap_that_was_lowered_empties_the_file(make: Make, tmp_path: Path) -> None:

@@ -137,6 +137,21 @@ def test_a_file_of_an_older_layout_is_replaced(make: Make, tmp_path: Path) -> No
     assert cache.get("key") == 1
 
 
+@pytest.mark.parametrize(
+    ("statement", "of_another_file"),
+    [("SELECT * FROM entries", True), ("SELECT written", True), ("BEGIN; BEGIN", False)],
+)
+def test_a_mistake_of_ours_is_not_taken_for_a_corrupt_file(
+    statement: str, of_another_file: bool
+) -> None:
+    connection = driver.module.connect(":memory:", isolation_level=None)
+    with pytest.raises(driver.OperationalError) as caught:
+        connection.executescript(statement)
+    connection.close()
+    assert file.error_code(caught.value) == 1
+    assert file.is_corrupt(caught.value) is of_another_file
+
+
 def test_a_reboot_empties_the_cache(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not synced, so a power cut may have torn it, and its clock starts anew."""
     cache = make()
