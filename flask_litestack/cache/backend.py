@@ -225,7 +225,7 @@ class SQLiteCache(BaseCache):
     def set_many(
         self, mapping: dict[str, Any], timeout: Any = None, *, since: int = 0
     ) -> list[str]:
-        """Store several values in one transaction; return the keys that were stored."""
+        """Store several values, in a few transactions; return the keys that were stored."""
         context = self._contexts.current()
         leased = []
         names = {}
@@ -241,16 +241,17 @@ class SQLiteCache(BaseCache):
             elif not (self._pending and context.hides(entry.number)):
                 leased.append((entry, context.lease(entry.number, since)))
                 names[entry.key] = key
+        done: list[str] = []
         try:
-            stored = self._store.put_many(leased)
+            for stored in self._store.put_many(leased):
+                done += (names[entry.key] for entry in stored)
         except TROUBLE as error:
-            self._complain("write", error)
-            return []
+            self._complain("write", error)  # what was stored before is there
         now = time.monotonic_ns()
         for entry, lease in leased:
             if lease is None:
                 context.changed(entry.number, now)
-        return [names[key] for key in stored]
+        return done
 
     def add(self, key: str, value: Any, timeout: Any = None) -> bool:
         """Store a value unless the key is there; return whether it was stored."""

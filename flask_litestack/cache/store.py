@@ -290,30 +290,42 @@ class Store:
             self._wrote(connection, entry, cursor.lastrowid)
             self._pay(connection, entry)
 
-    def put_many(self, entries: Sequence[tuple[Entry, int | None]]) -> list[bytes]:
-        """Store entries with their leases; return the keys of those that were not refused."""
-        done: list[bytes] = []
-        most = self.file.batch(BATCH)
-        for start in range(0, len(entries), most):
-            batch = entries[start : start + most]
+    def put_many(self, entries: Sequence[tuple[Entry, int | None]]) -> Iterator[list[Entry]]:
+        """Store entries with their leases; yield those of each transaction that were stored."""
+        for batch in self._batches(entries):
             size = sum(entry.size for entry, _ in batch)
             for attempt in range(ATTEMPTS):
                 try:
-                    with self._writing(self._clock(), bounded=True) as connection:
-                        if attempt:
+                    if attempt:  # in a transaction of its own, or the WAL would hold both
+                        with self._writing(self._clock(), bounded=True) as connection:
                             self._evict_much(connection, batch[0][0], size, attempt)
-                        done += self._put_batch(connection, batch)
+                    with self._writing(self._clock(), bounded=True) as connection:
+                        stored = self._put_batch(connection, batch)
                     break
                 except driver.OperationalError as error:
                     with self._taken(self._clock()) as connection:
                         by_cap = is_full(error) and not self._has_room(connection, size)
                     if not by_cap or attempt == ATTEMPTS - 1:
                         raise
-        return done
+            yield stored
+
+    def _batches(
+        self, entries: Sequence[tuple[Entry, int | None]]
+    ) -> Iterator[Sequence[tuple[Entry, int | None]]]:
+        """Cut entries into transactions that the WAL has room for."""
+        most, room = self.file.batch(BATCH), self.file.wal_pages * PAGE // 2
+        start = size = 0
+        for i, (entry, _) in enumerate(entries):
+            if i > start and (i - start == most or size + entry.size > room):
+                yield entries[start:i]
+                start, size = i, 0
+            size += entry.size
+        if entries:
+            yield entries[start:]
 
     def _put_batch(
         self, connection: Connection, batch: Sequence[tuple[Entry, int | None]]
-    ) -> list[bytes]:
+    ) -> list[Entry]:
         before = 0
         if self._eager:
             before = self._count(connection, batch)
@@ -336,7 +348,7 @@ class Store:
             self._pay(connection, batch[0][0])
         self._writes_to_check -= len(stored)
         self._bytes_to_check -= size
-        return [entry.key for entry in stored]
+        return stored
 
     def _count(self, connection: Connection, batch: Sequence[tuple[Entry, int | None]]) -> int:
         """Return how many of the entries are there, so that they will only be updated."""
@@ -739,7 +751,8 @@ class Store:
         now = self._clock()
         most = WINDOW if need >= LARGE else WINDOW // 2
         start = number
-        for _ in range(need // ROW_BYTES + 2):  # a bound; the first window is mostly enough
+        found = True
+        while need > 0:  # the first window is mostly enough
             rows = connection.run(
                 "SELECT id, length(key) + length(value), kept FROM entries WHERE id >= ? "
                 "ORDER BY id LIMIT ?",
@@ -757,9 +770,13 @@ class Store:
             if victims:
                 connection.run(_delete_sql(len(victims)), victims)
                 connection.evictions += len(victims)
-            if need <= 0:
-                return
-            start = rows[-1][0] + 1 if len(rows) == WINDOW and rows[-1][0] < _LAST else _FIRST
+                found = True
+            if len(rows) == WINDOW and rows[-1][0] < _LAST:
+                start = rows[-1][0] + 1
+            elif found:
+                start, found = _FIRST, False
+            else:
+                return  # a whole round without a victim: there is nothing left
 
     # -- health -------------------------------------------------------------------------------
 

@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flask_litestack.cache import SQLiteCache
+from flask_litestack.cache.connections import Connection
 from flask_litestack.errors import ConfigError, JobTimeout
 
 from .clock import Clock
@@ -342,6 +344,49 @@ def test_a_set_many_stays_below_the_cap(make: Make, tmp_path: Path) -> None:
         assert len(cache.set_many({f"key-{i}-{j}": "x" * 500 for j in range(50)})) == 50
     assert file_bytes(tmp_path) <= (2 << 20) * 1.1
     assert cache.get("key-199-49") is not None
+
+
+@pytest.mark.parametrize("length", [150_000, 250_000, 900_000])
+def test_a_set_many_of_large_values_stays_below_the_cap(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    size = 4 << 20
+    cache = make(size=size)
+    for i in range(2000):
+        cache.set(f"key-{i}", "x" * 1500)
+    sizes = []
+    settle = cache._store._settle
+
+    def measure(connection: Connection) -> None:
+        sizes.append(file_bytes(tmp_path))
+        settle(connection)
+
+    monkeypatch.setattr(cache._store, "_settle", measure)
+    values = {f"large-{i}": b"x" * length for i in range(8)}
+    began = time.monotonic()
+    assert cache.set_many(values) == list(values)
+    assert time.monotonic() - began < 10  # evicting ends when there is nothing left
+    assert max(sizes) <= size * 1.1
+
+
+def test_a_set_many_tells_what_was_stored_before_trouble(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, other = make(size=1 << 20), make()
+    put = cache._store._put_batch
+    calls = []
+
+    def fail(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("no more")
+        return put(*args)
+
+    monkeypatch.setattr(cache._store, "_put_batch", fail)
+    values = {f"key-{i}": i for i in range(100)}
+    stored = cache.set_many(values)
+    assert 0 < len(stored) < 100
+    assert [key for key in values if other.has(key)] == stored
 
 
 def test_small_entries_give_way_to_a_large_one(make: Make) -> None:
