@@ -189,7 +189,11 @@ class Database:
             connection.end_read(snapshot)
 
     def after_commit(
-        self, function: Callable[[], object], *, before: Callable[[], object] | None = None
+        self,
+        function: Callable[[], object],
+        *,
+        before: Callable[[], object] | None = None,
+        failed: Callable[[], object] | None = None,
     ) -> None:
         """Call ``function`` after the session's transaction is committed.
 
@@ -199,9 +203,11 @@ class Database:
 
         :param before: called right before the COMMIT, or right before ``function``. It must not
             use the session either; an exception in it keeps the transaction from being committed.
+        :param failed: called if the transaction is rolled back, when its COMMIT fails, say; not
+            when only the savepoint is.
         """
         if self.joins():
-            self._raw(self.session).after_commit(function, before=before)
+            self._raw(self.session).after_commit(function, before=before, failed=failed)
         else:
             if before is not None:
                 before()
@@ -236,6 +242,16 @@ class Database:
         except InvalidRequestError:
             return True
         return False
+
+    def holds_changes(self) -> bool:
+        """Tell whether something waits for the session's commit before others can see it.
+
+        Unlike :meth:`joins` not in a job that has not changed anything yet, and not after a
+        failed flush, when the session can only be rolled back.
+        """
+        if is_after_commit() or (self._adopted is None and self._key not in _state()):
+            return False  # the session is not ready for another transaction, or was not used
+        return self.session.is_active and self.has_uncommitted()
 
     def begin_unit(self) -> None:
         """Make this app context one transaction, which its owner commits, whatever it begins with.

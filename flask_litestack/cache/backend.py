@@ -19,7 +19,7 @@ from .. import config as configuration
 from ..errors import ConfigError, JobError, StoreError
 from ..sqlite import driver
 from .file import LEAST_SIZE, is_busy, is_corrupt
-from .leases import Contexts, watch_contexts
+from .leases import Context, Contexts, Wanted, watch_contexts
 from .locks import KeyLocks, pause
 from .store import (
     FOR_EVER,
@@ -51,6 +51,9 @@ QUIET = 60.0
 #: ours: the timeout of a job is raised in the middle of whatever it does.
 TROUBLE = (driver.Error, OSError, StoreError, ConfigError, Unavailable)
 
+#: Seconds that all deletes of a commit have right before it, under the database's write lock.
+HURRY = 0.2
+
 #: Nanoseconds for which leases are refused after a delete that was prepared but not finished,
 #: because the process was killed around its commit.
 IN_DOUBT = 30 * 10**9
@@ -66,10 +69,14 @@ _SMALL = range(-(1 << 62), 1 << 62)
 class Transactions(Protocol):
     """The part of ``litestack.db`` that deletes need."""
 
-    def joins(self) -> bool: ...
+    def holds_changes(self) -> bool: ...
 
     def after_commit(
-        self, function: Callable[[], object], *, before: Callable[[], object] | None = None
+        self,
+        function: Callable[[], object],
+        *,
+        before: Callable[[], object] | None = None,
+        failed: Callable[[], object] | None = None,
     ) -> None: ...
 
 
@@ -109,8 +116,8 @@ class SQLiteCache(BaseCache):
         self._store = Store(folder, size, clock, guard)
         self._locks = KeyLocks(folder / "run" / "cache.lock")
         self._largest = size * LARGEST
-        self._contexts = Contexts()
-        self._pending: dict[int, weakref.ref[_Deletion]] = {}
+        self._contexts: Contexts[_Deletion] = Contexts()
+        self._pending = self._contexts.waiting
         self._told: dict[str, float] = {}
         _caches.add(self)
 
@@ -361,11 +368,12 @@ class SQLiteCache(BaseCache):
     def delete(self, key: str) -> bool:
         """Delete a key; return whether it was there.
 
-        While ``litestack.db`` has an open transaction in this context, others see the value until
-        the commit, this context does not, and a rollback leaves it in place.
+        While the session of ``litestack.db`` has changes in this context that are not committed,
+        others see the value until the commit, this context does not, and a rollback leaves it in
+        place.
         """
         wanted = [identify(self.key_prefix + key)]
-        if (transactions := self._joined()) is not None:
+        if (transactions := self._waited_for()) is not None:
             there = self.has(key)
             self._delete_at_commit(transactions, wanted)
             return there
@@ -374,7 +382,7 @@ class SQLiteCache(BaseCache):
     def delete_many(self, *keys: str) -> list[str]:
         """Delete several keys in one transaction; return those that are gone: all of them."""
         wanted = self._identify(keys)
-        if (transactions := self._joined()) is not None:
+        if (transactions := self._waited_for()) is not None:
             self._delete_at_commit(transactions, wanted)
         else:
             self._delete_now(wanted)
@@ -385,7 +393,7 @@ class SQLiteCache(BaseCache):
 
     def clear(self) -> bool:
         """Delete every key that begins with ``key_prefix``: with none, everything."""
-        if (transactions := self._joined()) is not None:
+        if (transactions := self._waited_for()) is not None:
             self._delete_at_commit(transactions, None)
             return True
         return self._clear_now()
@@ -480,46 +488,56 @@ class SQLiteCache(BaseCache):
         except TROUBLE as trouble:
             self._complain("delete", trouble)
 
-    def _joined(self) -> Transactions | None:
+    def _waited_for(self) -> Transactions | None:
         transactions = self._transactions()
-        return transactions if transactions is not None and transactions.joins() else None
+        return transactions if transactions is not None and transactions.holds_changes() else None
 
-    def _delete_at_commit(
-        self, transactions: Transactions, wanted: list[tuple[int, bytes]] | None
-    ) -> None:
-        deletion = _Deletion(self, wanted)
-        forget = self._pending.pop
-        name = id(deletion)
-        self._pending[name] = weakref.ref(deletion, lambda _: forget(name, None))
-        self._contexts.current().hide(deletion)
-        transactions.after_commit(deletion.finish, before=deletion.prepare)
+    def _delete_at_commit(self, transactions: Transactions, wanted: Wanted) -> None:
+        deletion = _Deletion(self, self._contexts.current(), wanted)
+        transactions.after_commit(
+            deletion.finish, before=deletion.prepare, failed=deletion.call_off
+        )
 
     def _delete_now(self, wanted: list[tuple[int, bytes]], prepared: int = 0) -> int:
         stamp = time.monotonic_ns()
         there = self._stubbornly(lambda: self._store.delete(wanted, self._clock(), stamp, prepared))
-        context = self._contexts.current()
-        for number, _ in wanted:
-            context.changed(number, stamp)
+        self._contexts.current().deleted(wanted, stamp)
         return there or 0
 
     def _clear_now(self, prepared: int = 0) -> bool:
         prefix = self.key_prefix.encode("utf-8", "surrogatepass")
         stamp = time.monotonic_ns()
         self._stubbornly(lambda: self._store.clear(prefix, self._clock(), stamp, prepared))
+        self._contexts.current().deleted(None, stamp)
         return True
 
-    def _prepare(self, wanted: list[tuple[int, bytes]] | None) -> int:
+    def _prepare(self, wanted: Wanted) -> int:
         """Do the part of a delete that comes right before the commit; return its stamp."""
         prefix = self.key_prefix.encode("utf-8", "surrogatepass")
         stamp = time.monotonic_ns() + IN_DOUBT
-        try:
-            if wanted is None:
-                self._store.clear(prefix, self._clock(), stamp)
-            else:
-                self._store.delete(wanted, self._clock(), stamp)
-        except TROUBLE as error:
-            self._complain("prepare a delete", error)  # it is tried again after the commit
+        for _ in range(2):
+            until = time.monotonic() + HURRY
+            try:
+                if wanted is None:
+                    self._store.clear(prefix, self._clock(), stamp, until=until)
+                else:
+                    self._store.delete(wanted, self._clock(), stamp, until=until)
+                break
+            except TROUBLE as error:
+                self._complain("prepare a delete", error)
+                if wanted is not None:
+                    break  # it is tried again after the commit
+                self._discard()  # faster than row by row
         return stamp
+
+    def _call_off(self, wanted: Wanted, prepared: int) -> None:
+        """Undo what :meth:`_prepare` did for the time after it: there was no commit."""
+        stamp = time.monotonic_ns()
+        try:
+            self._store.lower(wanted, self._clock(), stamp, prepared)
+        except TROUBLE as error:
+            self._complain("call a delete off", error)  # its stamp is past in half a minute
+        self._contexts.current().deleted(wanted, stamp)
 
     def _stubbornly(self, delete: Callable[[], T]) -> T | None:
         """Delete, whatever it takes: what stays would be served stale."""
@@ -594,28 +612,60 @@ class _Deletion:
 
     Right before the commit the entries are deleted and leases refused altogether; right after it
     only those that are older. So nobody who sees the commit can see the entries, and a process
-    that is killed between leaves none behind.
+    that is killed between leaves none behind. The first one of a commit does this for all that
+    wait for the same.
     """
 
-    def __init__(self, cache: SQLiteCache, wanted: list[tuple[int, bytes]] | None) -> None:
+    def __init__(
+        self,
+        cache: SQLiteCache,
+        context: Context[_Deletion],
+        wanted: Wanted,
+    ) -> None:
+        self.wanted = wanted
         self._cache = cache
-        self._wanted = wanted
-        self._numbers = None if wanted is None else {number for number, _ in wanted}
+        self._context = context
         self._prepared = 0
-        self._done = False
-
-    def hides(self, number: int) -> bool:
-        return not self._done and (self._numbers is None or number in self._numbers)
+        self._waits = True
+        self._show = context.hide(self)
 
     def prepare(self) -> None:
-        self._prepared = self._cache._prepare(self._wanted)
+        if not self._prepared:
+            together = self._context.waiting()
+            prepared = self._cache._prepare(_union(together))
+            for deletion in together:
+                deletion._prepared = prepared
 
     def finish(self) -> None:
-        self._done = True
-        if self._wanted is None:
-            self._cache._clear_now(self._prepared)
-        else:
-            self._cache._delete_now(self._wanted, self._prepared)
+        if self._waits:
+            wanted, prepared = self._end()
+            if wanted is None:
+                self._cache._clear_now(prepared)
+            else:
+                self._cache._delete_now(wanted, prepared)
+
+    def call_off(self) -> None:
+        if self._waits:
+            wanted, prepared = self._end()
+            if prepared:
+                self._cache._call_off(wanted, prepared)
+
+    def _end(self) -> tuple[Wanted, int]:
+        """Let all that wait for the same commit wait no longer; return what they are to delete."""
+        together = self._context.waiting()
+        for deletion in together:
+            deletion._waits = False
+            deletion._show()
+        return _union(together), max(deletion._prepared for deletion in together)
+
+
+def _union(deletions: list[_Deletion]) -> Wanted:
+    wanted: dict[tuple[int, bytes], None] = {}
+    for deletion in deletions:
+        if deletion.wanted is None:
+            return None
+        wanted.update(dict.fromkeys(deletion.wanted))
+    return list(wanted)
 
 
 def _transactions() -> Transactions | None:

@@ -7,7 +7,8 @@ its key was deleted after its lease began.
 
 A template reads its rows before it comes to the fragment that misses, so a lease is as old as the
 app context. In a context of more than ``LONG`` seconds (a shell, a script, a long job) it is as
-old as the miss: there, every key that anyone deleted since would be refused for ever.
+old as the miss: there, every key that anyone deleted since would be refused for ever. What a
+context deletes itself it may store afterwards: it knows of that change.
 
 Times are ``time.monotonic_ns()``, which all processes of a machine share until it is restarted.
 """
@@ -17,7 +18,8 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from typing import Protocol
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
 from flask import Flask, appcontext_pushed, g, has_app_context
 
@@ -31,25 +33,39 @@ _BEGAN = "_litestack_context_began"
 _NEVER = -(1 << 62)
 
 
+#: The ids and keys of entries to delete; None for all.
+Wanted = list[tuple[int, bytes]] | None
+
+
 class Pending(Protocol):
     """A delete that waits for a commit; it is dropped by a rollback, which frees it."""
 
-    def hides(self, number: int) -> bool: ...
+    wanted: Wanted
 
 
-class Context:
-    """What one app context, or one thread without any, did with one cache."""
+P = TypeVar("P", bound=Pending)
 
-    def __init__(self, began: int) -> None:
+
+class Context(Generic[P]):
+    """What one app context, or one thread without any, did with one cache.
+
+    :param waiting: where the ids of deletes that wait for a commit are kept, of all contexts.
+    """
+
+    def __init__(self, began: int, waiting: set[int]) -> None:
         self._began = began
         self._missed: dict[int, int] = {}
         self._own: dict[int, int] = {}
-        self._pending: list[weakref.ref[Pending]] = []
+        self._cleared = 0
+        self._everywhere = waiting
+        self._waiting: dict[int, weakref.ref[P]] = {}
+        self._hidden: dict[int, int] = {}  # by how many deletes
+        self._all_hidden = 0
 
     def missed(self, number: int) -> None:
         """Hand out a lease."""
         missed = self._missed
-        missed[number] = self._lease_from(time.monotonic_ns(), number)
+        missed[number] = self._lease_from(time.monotonic_ns())
         if len(missed) > REMEMBERED:
             del missed[next(iter(missed))]
 
@@ -59,58 +75,93 @@ class Context:
         :param since: when the computation of the value began, if it is known to be computed.
         """
         lease = self._missed.pop(number, None)
-        if lease is None and since:
-            return self._lease_from(since, number)
-        return lease
+        if lease is None:
+            if not since:
+                return None
+            lease = self._lease_from(since)
+        # What this context itself deleted or set, it does not compute from older rows.
+        return max(lease, self._own.get(number, lease), self._cleared)
 
     def changed(self, number: int, when: int) -> None:
-        """Note a set without a lease, or a delete, by this context."""
+        """Note a set without a lease by this context."""
         if when - self._began < LONG * 1e9:
-            self._own[number] = when + 1
-            if len(self._own) > REMEMBERED:
-                self._began = _NEVER  # it is at work on something big: a long one before its time
-                self._own.clear()
+            self._remember(number, when)
 
-    def hide(self, pending: Pending) -> None:
-        """Let what ``pending`` will delete be missing in this context, for as long as it waits."""
-        self._pending.append(weakref.ref(pending))
+    def deleted(self, wanted: Wanted, when: int) -> None:
+        """Note a delete by this context."""
+        if wanted is None:
+            self._cleared = when + 1
+        else:
+            for number, _ in wanted:
+                self._remember(number, when)
+
+    def hide(self, pending: P) -> Callable[[], object]:
+        """Let what ``pending`` will delete be missing in this context.
+
+        For as long as it waits: until it is freed, or what is returned here is called.
+        """
+        wanted, name = pending.wanted, id(pending)
+        if wanted is None:
+            self._all_hidden += 1
+        else:
+            for number, _ in wanted:
+                self._hidden[number] = self._hidden.get(number, 0) + 1
+        self._waiting[name] = weakref.ref(pending)
+        self._everywhere.add(name)
+        show = weakref.finalize(pending, self._show, name, wanted)
+        show.atexit = False
+        return show
+
+    def _show(self, name: int, wanted: Wanted) -> None:
+        if wanted is None:
+            self._all_hidden -= 1
+        else:
+            for number, _ in wanted:
+                self._hidden[number] -= 1
+                if not self._hidden[number]:
+                    del self._hidden[number]
+        del self._waiting[name]
+        self._everywhere.discard(name)
 
     def hides(self, number: int) -> bool:
         """Whether this context has deleted the entry in a transaction that is still open."""
-        hidden = False
-        alive = []
-        for reference in self._pending:
-            pending = reference()
-            if pending is not None:
-                alive.append(reference)
-                hidden = hidden or pending.hides(number)
-        self._pending = alive
-        return hidden
+        return number in self._hidden or self._all_hidden > 0
 
-    def _lease_from(self, now: int, number: int) -> int:
-        began = self._began if now - self._began < LONG * 1e9 else now
-        # What this context itself deleted or set, it does not compute from older rows.
-        return max(began, self._own.get(number, 0))
+    def waiting(self) -> list[P]:
+        """Return the deletes of this context that wait for the commit."""
+        found = (reference() for reference in list(self._waiting.values()))
+        return [pending for pending in found if pending is not None]
+
+    def _remember(self, number: int, when: int) -> None:
+        self._own[number] = when + 1
+        if len(self._own) > REMEMBERED:
+            self._began = _NEVER  # it is at work on something big: a long one before its time
+            del self._own[next(iter(self._own))]
+
+    def _lease_from(self, now: int) -> int:
+        return self._began if now - self._began < LONG * 1e9 else now
 
 
-class Contexts:
+class Contexts(Generic[P]):
     """The present :class:`Context` of one cache."""
 
     def __init__(self) -> None:
+        #: Not empty while a delete of any context waits for a commit.
+        self.waiting: set[int] = set()
         self._name = f"_litestack_cache_{id(self)}"
         self._threads = threading.local()
 
-    def current(self) -> Context:
+    def current(self) -> Context[P]:
         """Return the context of this app context, or of this thread if there is none."""
         if has_app_context():
-            context: Context | None = g.get(self._name)
+            context: Context[P] | None = g.get(self._name)
             if context is None:
-                context = Context(g.get(_BEGAN) or time.monotonic_ns())
+                context = Context(g.get(_BEGAN) or time.monotonic_ns(), self.waiting)
                 setattr(g, self._name, context)
             return context
         context = getattr(self._threads, "context", None)
         if context is None:
-            context = self._threads.context = Context(_NEVER)
+            context = self._threads.context = Context(_NEVER, self.waiting)
         return context
 
 

@@ -359,17 +359,24 @@ class Store:
     # -- deleting -----------------------------------------------------------------------------
 
     def delete(
-        self, wanted: Sequence[tuple[int, bytes]], now: float, stamp: int, prepared: int = 0
+        self,
+        wanted: Sequence[tuple[int, bytes]],
+        now: float,
+        stamp: int,
+        prepared: int = 0,
+        until: float | None = None,
     ) -> int:
         """Delete entries; return how many were there.
 
         :param stamp: the monotonic time in ns up to which leases on them are refused.
         :param prepared: the stamp of an earlier call that this one replaces.
+        :param until: when to give up, on the clock of ``time.monotonic()``.
+        :raises Unavailable: at ``until``, with a part of it done.
         """
         there = 0
         for start in range(0, len(wanted), BATCH):
             batch = wanted[start : start + BATCH]
-            with self._writing(now) as connection:
+            with self._writing(now, until=until) as connection:
                 cursor = connection.cursor()
                 for number, key in batch:
                     cursor.execute(_DELETED, (number & (SLOTS - 1), stamp, prepared))
@@ -388,19 +395,37 @@ class Store:
                 "DELETE FROM entries WHERE id = ? AND key = ? AND value = ?", (number, key, value)
             )
 
-    def clear(self, prefix: bytes, now: float, stamp: int, prepared: int = 0) -> None:
+    def lower(
+        self, wanted: Sequence[tuple[int, bytes]] | None, now: float, stamp: int, prepared: int
+    ) -> None:
+        """Put a lower stamp in the place of one of :meth:`delete`, or for None of a clear."""
+        slots = {ALL} if wanted is None else {number & (SLOTS - 1) for number, _ in wanted}
+        with self._writing(now) as connection:
+            connection.executemany(
+                "UPDATE deletes SET stamp = ? WHERE slot = ? AND stamp = ?",
+                [(stamp, slot, prepared) for slot in slots],
+            )
+
+    def clear(
+        self,
+        prefix: bytes,
+        now: float,
+        stamp: int,
+        prepared: int = 0,
+        until: float | None = None,
+    ) -> None:
         """Delete every entry whose key begins with ``prefix``, a few at a time.
 
-        The stamps are as of :meth:`delete`; they hold for every key.
+        The parameters are as of :meth:`delete`; the stamps hold for every key.
         """
-        with self._writing(now) as connection:
+        with self._writing(now, until=until) as connection:
             connection.execute(_DELETED, (ALL, stamp, prepared))
             if not prefix:
                 connection.execute("DELETE FROM entries")
                 return
         after: int | None = _FIRST
         while after is not None:
-            with self._writing(now) as connection:
+            with self._writing(now, until=until) as connection:
                 (upto,) = connection.execute(
                     "SELECT max(id) FROM "
                     "(SELECT id FROM entries WHERE id >= ? ORDER BY id LIMIT ?)",
@@ -434,13 +459,13 @@ class Store:
 
     def flush(self, now: float) -> None:
         """Add what this process counted to the file's counters."""
-        self._take_turn(now)
+        self._take_turn(now, WAIT)
         try:
             self._flush(now)
         finally:
             self._mutex.release()
 
-    def _flush(self, now: float) -> None:
+    def _flush(self, now: float, until: float | None = None) -> None:
         self._flushed_at = now
         counted = {c: tuple(getattr(c, name) for name in COUNTERS) for c in self._pool.all}
         none = (0,) * len(COUNTERS)
@@ -449,7 +474,7 @@ class Store:
             for i in range(len(COUNTERS))
         ]
         if any(more):
-            with self._transaction(now) as connection:
+            with self._transaction(now, until) as connection:
                 connection.executemany(
                     "INSERT INTO counters (name, total) VALUES (?, ?) "
                     "ON CONFLICT (name) DO UPDATE SET total = total + excluded.total",
@@ -522,47 +547,58 @@ class Store:
             connection.home.append(connection)
 
     @contextmanager
-    def _writing(self, now: float, bounded: bool = False) -> Iterator[Connection]:
+    def _writing(
+        self, now: float, bounded: bool = False, until: float | None = None
+    ) -> Iterator[Connection]:
         """Begin a transaction in turn; it ends with the block.
 
         :param bounded: whether it adds something, and so must keep the WAL small first.
+        :param until: when to give up waiting, on the clock of ``time.monotonic()``.
         """
-        self._take_turn(now)
+        self._take_turn(now, WAIT if until is None else until - time.monotonic())
         try:
             if bounded:
                 with self._taken(now) as connection:
                     self._refuse_if_pinned(connection)
-            with self._transaction(now) as connection:
+            with self._transaction(now, until) as connection:
                 yield connection
-            with self._taken(now) as connection:
-                self._settle(connection)
+            if until is None:  # what is in a hurry leaves it to the next one
+                with self._taken(now) as connection:
+                    self._settle(connection)
         finally:
             self._mutex.release()
 
-    def _take_turn(self, now: float) -> None:
+    def _take_turn(self, now: float, wait: float) -> None:
         # Threads of a process queue here: SQLite's own waiting sleeps a millisecond and more.
         if not self._looked_at <= now < self._looked_at + LOOK:
             self._look(now)  # before the turn is ours, because it may flush
-        if not self._mutex.acquire(blocking=False) and not self._mutex.acquire(timeout=WAIT):
-            raise Unavailable("another thread has been writing to the cache for too long")
+        if wait <= 0 or not (
+            self._mutex.acquire(blocking=False) or self._mutex.acquire(timeout=wait)
+        ):
+            raise Unavailable("others have been writing to the cache for too long")
 
     @contextmanager
-    def _transaction(self, now: float) -> Iterator[Connection]:
+    def _transaction(self, now: float, until: float | None = None) -> Iterator[Connection]:
         with self._taken(now) as connection:
             try:
+                if until is not None:
+                    left = max(0, int((until - time.monotonic()) * 1000))
+                    connection.execute(f"PRAGMA busy_timeout = {left}")
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+                if until is not None:
+                    connection.execute(f"PRAGMA busy_timeout = {int(WAIT * 1000)}")
 
     def _write(
         self, sql: str, bound: tuple[object, ...], entry: Entry
     ) -> tuple[bool, list[tuple[int]]]:
         """Run one statement that stores an entry; return whether it did, and what it returned."""
         now = self._clock()
-        self._take_turn(now)
+        self._take_turn(now, WAIT)
         try:
             connection = self._take(now)
             try:
@@ -790,7 +826,7 @@ class Store:
         if due and self._pool.all and self._mutex.acquire(blocking=False):
             try:
                 with suppress(driver.Error):  # another time
-                    self._flush(now)
+                    self._flush(now, until=time.monotonic())
             finally:
                 self._mutex.release()
 

@@ -162,6 +162,7 @@ class Work(NamedTuple):
 
     function: Callable[[], object]
     before: Callable[[], object] | None
+    failed: Callable[[], object] | None
 
 
 class Connection(driver.Connection):
@@ -262,7 +263,11 @@ class Connection(driver.Connection):
         return any(works for _, works in self._after)
 
     def after_commit(
-        self, function: Callable[[], object], *, before: Callable[[], object] | None = None
+        self,
+        function: Callable[[], object],
+        *,
+        before: Callable[[], object] | None = None,
+        failed: Callable[[], object] | None = None,
     ) -> None:
         """Call ``function`` once the transaction is committed, never if it is rolled back.
 
@@ -271,8 +276,10 @@ class Connection(driver.Connection):
 
         :param before: called right before the COMMIT, under the write lock; an exception in it
             keeps the transaction from being committed.
+        :param failed: called if the transaction is rolled back, when its COMMIT fails, say; not
+            when only the savepoint is. An exception is logged.
         """
-        self._after[-1][1].append(Work(function, before))
+        self._after[-1][1].append(Work(function, before, failed))
 
     def tune(
         self,
@@ -662,6 +669,9 @@ class Connection(driver.Connection):
         finally:
             if committed and works:
                 _run_after_commit(deque(works))
+            elif not committed:
+                for failed in [work.failed for work in works if work.failed is not None]:
+                    _run_logged(failed, "rollback")
 
     def _track(self, statement: Statement) -> None:
         """Keep the levels of after-commit work in step with the savepoints."""
@@ -781,7 +791,7 @@ def _run_after_commit(works: deque[Work]) -> None:
         while works:
             try:
                 while works:
-                    _run_logged(works.popleft())
+                    _run_logged(works.popleft().function, "commit")
             except BaseException as error:
                 interrupted = error  # Ctrl-C, say: not before the rest is done
     finally:
@@ -790,12 +800,12 @@ def _run_after_commit(works: deque[Work]) -> None:
         raise interrupted
 
 
-def _run_logged(work: Work) -> None:
+def _run_logged(function: Callable[[], object], after: str) -> None:
     try:
-        work.function()
+        function()
     except Exception:
         # The commit stands; an error here must not look like a failed commit.
-        log.exception("work after the commit failed")
+        log.exception("work after the %s failed", after)
 
 
 def _is_busy(error: driver.OperationalError, *, snapshot: bool = False) -> bool:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from typing import Any
 
 import pytest
 from flask import Flask, g
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from flask_litestack import Litestack
 from flask_litestack.cache import SQLiteCache, backend, leases
-from tests.conftest import Post
+from flask_litestack.sqlite import driver
+from tests.conftest import Comment, Post
 
 Make = Callable[..., SQLiteCache]
 
@@ -103,6 +108,28 @@ def test_what_a_context_deletes_itself_it_may_set(app: Flask, litestack: Litesta
         assert cache.get("key") == 2
 
 
+@pytest.mark.parametrize("context", ["app", "long", "none"])
+@pytest.mark.parametrize("forget", ["delete", "delete_many", "clear"])
+def test_a_value_may_follow_ones_own_delete(
+    app: Flask, litestack: Litestack, monkeypatch: pytest.MonkeyPatch, context: str, forget: str
+) -> None:
+    with app.app_context():
+        cache = litestack.cache.sqlite
+    if context == "long":
+        monkeypatch.setattr(leases, "LONG", 0.0)
+    with app.app_context() if context != "none" else nullcontext():
+        for again in (False, True):
+            assert cache.get("key") is None
+            getattr(cache, forget)(*([] if forget == "clear" else ["key"]))
+            if again:
+                assert cache.get("key") is None
+            assert cache.set("key", "new")
+            cache.delete("key")
+        assert cache.get("key") is None
+        elsewhere(app, lambda: cache.delete("key"))
+        assert not cache.set("key", "old")
+
+
 def test_in_a_long_context_a_lease_is_as_old_as_the_miss(
     app: Flask, litestack: Litestack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +209,118 @@ def test_a_clear_waits_for_the_commit(app: Flask, litestack: Litestack) -> None:
             assert cache.get("key") is None
             assert elsewhere(app, lambda: cache.get("key")) == "old"
         assert elsewhere(app, lambda: cache.get("key")) is None
+
+
+def test_many_deletes_are_one_at_the_commit(
+    app: Flask, litestack: Litestack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = litestack.cache
+    with app.app_context():
+        store = cache.sqlite._store
+        calls = []
+        delete = store.delete
+
+        def count(wanted: Any, *args: Any, **options: Any) -> int:
+            calls.append(len(wanted))
+            return delete(wanted, *args, **options)
+
+        monkeypatch.setattr(store, "delete", count)
+        cache.set_many({f"key-{i}": i for i in range(20)})
+        with litestack.db.write() as session:
+            for i in range(20):
+                cache.delete(f"key-{i}")
+            with suppress(ZeroDivisionError), session.begin_nested():
+                cache.delete("other")
+                raise ZeroDivisionError
+            with session.begin_nested():
+                cache.delete_many("key-1", "key-20")
+            assert cache.get_many("key-1", "key-19") == [None, None]
+        assert calls == [21, 21]  # before the commit, and after it
+        assert cache.set("key-1", 1)
+
+
+def test_a_commit_waits_for_a_locked_cache_only_briefly(
+    app: Flask, litestack: Litestack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = litestack.cache
+    with app.app_context():
+        cache.set_many({"a": 1, "b": 1, "c": 1})
+        litestack.db.session.get(Post, 1)
+        other = driver.module.connect(
+            cache.sqlite._store.file.path, isolation_level=None, check_same_thread=False
+        )
+        other.execute("BEGIN IMMEDIATE")
+        unlock = threading.Timer(1.5, lambda: other.execute("ROLLBACK"))
+        took = []
+        with litestack.db.write() as session:
+            session.add(Post(title="new"))
+            session.flush()
+            unlock.start()
+            began = time.monotonic()
+            litestack.db.after_commit(lambda: took.append(time.monotonic() - began))
+            for key in "abc":
+                cache.delete(key)
+        assert took[0] < 1  # not three times a second, with the lock of the database
+        assert cache.get_many("a", "b", "c") == [None] * 3
+        unlock.join()
+        other.close()
+
+
+def test_a_commit_that_fails_forgets_its_deletes(app: Flask, litestack: Litestack) -> None:
+    cache = litestack.cache
+
+    def fail(forget: Callable[[], object]) -> None:
+        session = litestack.db.session
+        session.add(Post(title="new"))
+        session.flush()  # begins; the pragma ends with the transaction
+        session.execute(text("PRAGMA defer_foreign_keys = ON"))
+        session.add(Comment(post_id=99, text="on nothing"))
+        session.flush()
+        forget()
+        with pytest.raises(IntegrityError):
+            session.commit()
+        session.rollback()
+
+    with app.app_context():
+        fail(lambda: cache.delete("key"))
+    assert elsewhere(app, lambda: (cache.get("key"), cache.set("key", 1))) == (None, True)
+    with app.app_context():
+        fail(cache.clear)
+        assert cache.get("other") is None
+        assert cache.set("other", 1)
+    assert elsewhere(app, lambda: (cache.get("new"), cache.set("new", 1))) == (None, True)
+
+
+def test_after_a_failed_flush_there_is_nothing_to_wait_for(
+    app: Flask, litestack: Litestack
+) -> None:
+    cache = litestack.cache
+    with app.app_context():
+        cache.set_many({"a": 1, "b": 1, "c": 1})
+        litestack.db.session.add(Post(id=1, title="there is one"))
+        with pytest.raises(IntegrityError):
+            litestack.db.session.flush()
+        assert cache.delete("a")
+        assert cache.delete_many("b") == ["b"]
+        assert elsewhere(app, lambda: cache.get_many("a", "b", "c")) == [None, None, 1]
+        assert cache.clear()
+        assert elsewhere(app, lambda: cache.get("c")) is None
+        litestack.db.session.rollback()
+
+
+def test_a_delete_in_a_job_waits_only_for_changes(app: Flask, litestack: Litestack) -> None:
+    cache = litestack.cache
+    with app.app_context():
+        cache.set_many({"a": 1, "b": 1})
+        litestack.db.begin_unit()  # as the worker does
+        litestack.db.session.get(Post, 1)
+        cache.delete("a")
+        assert elsewhere(app, lambda: cache.get("a")) is None
+        litestack.db.session.add(Post(title="new"))
+        cache.delete("b")
+        assert elsewhere(app, lambda: cache.get("b")) == 1
+        litestack.db.session.commit()
+        assert elsewhere(app, lambda: cache.get("b")) is None
 
 
 def test_delete_memoized_waits_for_the_commit(app: Flask, litestack: Litestack) -> None:

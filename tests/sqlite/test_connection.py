@@ -590,16 +590,17 @@ def test_a_commit_that_fails_has_rolled_back(connection: Connection, other: Conn
     """SQLAlchemy rolls nothing back after it, and would lend the connection as it is."""
     done: list[str] = []
     refer_to_nothing(connection)
-    connection.after_commit(lambda: done.append("never"))
+    connection.after_commit(lambda: done.append("never"), failed=lambda: done.append("failed"))
 
     with pytest.raises(driver.IntegrityError):
         connection.commit()
 
     assert not connection.in_transaction
+    assert done == ["failed"]
     other.execute("DELETE FROM item WHERE id = 1")
     other.commit()
     connection.commit()
-    assert done == []
+    assert done == ["failed"]
     assert connection.execute("SELECT count(*) FROM note").fetchone() == (0,)
 
 
