@@ -20,7 +20,7 @@ from ..errors import ConfigError, JobError, StoreError
 from ..sqlite import driver
 from .file import LEAST_SIZE, is_busy, is_corrupt
 from .leases import Context, Contexts, Wanted, watch_contexts
-from .locks import KeyLocks, pause
+from .locks import KeyLocks, locks_at, pause
 from .store import (
     FOR_EVER,
     LARGEST,
@@ -41,6 +41,9 @@ T = TypeVar("T")
 #: Seconds for which a caller waits for another one's computation before it computes by itself.
 PATIENCE = 10.0
 
+#: Seconds for which everyone computes a value by themselves after it could not be stored.
+HOPELESS = 1.0
+
 #: Seconds for which a delete tries to get the file, before it throws the whole file away.
 STUBBORN = 5.0
 
@@ -59,6 +62,9 @@ HURRY = 0.2
 IN_DOUBT = 30 * 10**9
 
 PROTOCOL = pickle.HIGHEST_PROTOCOL
+
+#: The longest timeout in seconds, of 30,000 years: not each int is a time.
+FAR = 10**12
 
 _MISSING: Any = object()
 
@@ -114,11 +120,12 @@ class SQLiteCache(BaseCache):
         self._clock = clock
         self._transactions = transactions
         self._store = Store(folder, size, clock, guard)
-        self._locks = KeyLocks(folder / "run" / "cache.lock")
+        self._lock_path = folder / "run" / "cache.lock"
         self._largest = size * LARGEST
         self._contexts: Contexts[_Deletion] = Contexts()
         self._pending = self._contexts.waiting
         self._told: dict[str, float] = {}
+        self._hopeless: dict[int, float] = {}
         _caches.add(self)
 
     @classmethod
@@ -236,7 +243,7 @@ class SQLiteCache(BaseCache):
         context = self._contexts.current()
         leased = []
         names = {}
-        seconds = self._normalize_timeout(timeout)
+        seconds = min(self._normalize_timeout(timeout), FAR)
         if seconds < 0:
             self.delete_many(*mapping)
             return []
@@ -273,7 +280,7 @@ class SQLiteCache(BaseCache):
             return False
 
     def inc(self, key: str, delta: int = 1) -> int | None:
-        """Add to a number, for all processes at once; return the sum, None in trouble.
+        """Add to a number, for all processes at once; return the sum, None if it was not stored.
 
         The entry keeps its timeout. One that is missing or has expired starts anew with
         ``delta`` and the default timeout.
@@ -290,7 +297,7 @@ class SQLiteCache(BaseCache):
             assert data is not None  # a number is not too large, and the default not negative
             return data.value
 
-        if entry is None:
+        if entry is None or (self._pending and self._contexts.current().hides(entry.number)):
             return None
         try:
             if isinstance(entry.value, int):
@@ -330,7 +337,8 @@ class SQLiteCache(BaseCache):
                 return flight.value  # type: ignore[no-any-return]
             since = time.monotonic_ns()
             value = function()
-            self.set(key, value, timeout, stale=stale, since=since)
+            if not self.set(key, value, timeout, stale=stale, since=since):
+                flight.give_up()
             return value
         finally:
             flight.end()
@@ -338,18 +346,20 @@ class SQLiteCache(BaseCache):
     def flight(self, key: str, stale: float = 0) -> Flight:
         """Look a value up; if it is missing, return when it is this caller's turn to compute it."""
         number, stored = identify(self.key_prefix + key)
-        flight = Flight(self._locks, number)
+        locks = locks_at(self._lock_path)
+        flight = Flight(locks, number, self._hopeless)
         began = time.monotonic()
+        waited = 0.0
         while True:
             now = self._clock()
-            row = self._look_up(number, stored, now)
+            row = self._look_up(number, stored, now, count=not waited)
             if row is not None and row[1] > now:
                 return flight.take(row[0])
-            if self._locks.is_mine(number):
+            if locks.is_mine(number):
                 return flight  # the computation asks for its own result
             if flight.begin():
                 # Someone may have stored it between our look and our turn.
-                again = self._look_up(number, stored, now)
+                again = self._look_up(number, stored, now, count=False)
                 if again is not None and again[1] > now:
                     flight.end()
                     return flight.take(again[0])
@@ -358,7 +368,7 @@ class SQLiteCache(BaseCache):
             if row is not None and stale:
                 return flight.take(row[0])
             waited = time.monotonic() - began
-            if waited > PATIENCE:
+            if waited > PATIENCE or self._hopeless.get(number, 0) > time.monotonic():
                 self._contexts.current().missed(number)
                 return flight
             pause(waited)
@@ -407,7 +417,7 @@ class SQLiteCache(BaseCache):
         """
         try:
             return self._store.statistics(self._clock())
-        except (driver.Error, Unavailable) as error:
+        except (driver.Error, OSError, Unavailable) as error:
             raise StoreError(f"{self._store.file.path} cannot be read: {error}.") from error
 
     def clear_all(self) -> None:
@@ -432,7 +442,9 @@ class SQLiteCache(BaseCache):
 
     def _entry(self, key: str, value: Any, timeout: Any, stale: float = 0) -> Entry | None:
         """Return what to store, or None if it has expired already, or is too large."""
-        seconds = self.default_timeout if timeout is None else self._normalize_timeout(timeout)
+        seconds = self.default_timeout
+        if timeout is not None:
+            seconds = min(self._normalize_timeout(timeout), FAR)
         expires = self._clock() + seconds if seconds else FOR_EVER
         return self._entry_until(key, value, expires, expires + stale) if seconds >= 0 else None
 
@@ -449,12 +461,14 @@ class SQLiteCache(BaseCache):
                 return None
         return Entry(number, stored, expires, kept, data, size)
 
-    def _look_up(self, number: int, stored: bytes, now: float) -> tuple[Any, float] | None:
+    def _look_up(
+        self, number: int, stored: bytes, now: float, count: bool
+    ) -> tuple[Any, float] | None:
         """Return a value and its expiry, also of one that is only kept to be served stale."""
         if self._pending and self._contexts.current().hides(number):
             return None
         try:
-            row = self._store.get_kept(number, stored, now)
+            row = self._store.get_kept(number, stored, now, count)
         except TROUBLE as error:
             self._complain("read", error)
             return None
@@ -571,15 +585,15 @@ class SQLiteCache(BaseCache):
 
     def _after_fork(self) -> None:
         self._store.after_fork()
-        self._locks.after_fork()
 
 
 class Flight:
     """A look-up that has a value, or the turn to compute it."""
 
-    def __init__(self, locks: KeyLocks, number: int) -> None:
+    def __init__(self, locks: KeyLocks, number: int, hopeless: dict[int, float]) -> None:
         self._locks = locks
         self._number = number
+        self._hopeless = hopeless
         self._pid = 0
         self.found = False
         self.value: Any = None
@@ -599,6 +613,12 @@ class Flight:
         if mine:
             self._pid = os.getpid()
         return mine
+
+    def give_up(self) -> None:
+        """Note that the value was not stored: taking turns, each would wait for all before it."""
+        if len(self._hopeless) > 1000:
+            self._hopeless.clear()
+        self._hopeless[self._number] = time.monotonic() + HOPELESS
 
     def end(self) -> None:
         """Let the next one compute."""

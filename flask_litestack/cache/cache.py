@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 import types
 import weakref
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import flask_caching
 from flask import Flask, current_app
 from flask_caching.backends.base import BaseCache
+from flask_caching.utils import function_namespace
 
 from ..errors import ConfigError
 from ..perapp import current_flask
@@ -96,14 +98,14 @@ class Cache(flask_caching.Cache):
         call = _call.get()
         if call is None or call.cache is not self:
             return self.cache.set(*args, **kwargs)
-        return call.backend.set(*args, stale=call.stale, since=call.since, **kwargs)
+        return call.set(*args, **kwargs)
 
     def set_many(self, *args: Any, **kwargs: Any) -> list[Any]:
         """Store several values: ``set_many({key: value}, timeout=None)``."""
         call = _call.get()
         if call is None or call.cache is not self:
             return self.cache.set_many(*args, **kwargs)
-        return call.backend.set_many(*args, since=call.since, **kwargs)
+        return call.set_many(*args, **kwargs)
 
     def inc(self, key: str, delta: int = 1) -> int | None:
         """Add to a number, atomically across processes; see :meth:`SQLiteCache.inc`."""
@@ -138,10 +140,12 @@ class Cache(flask_caching.Cache):
         :param stale: for so many seconds after the timeout one caller computes anew, while the
             others get the old value at once.
         """
+        args, options = _aside(args, options)
         return self._computing(super().cached(*args, **options), lock or stale > 0, stale)
 
     def memoize(self, *args: Any, lock: bool = False, stale: float = 0, **options: Any) -> Any:
         """Cache what a function returns for its arguments; options as of :meth:`cached`."""
+        args, options = _aside(args, options)
         return self._computing(super().memoize(*args, **options), lock or stale > 0, stale)
 
     def delete_memoized(self, f: Any, *args: Any, **kwargs: Any) -> None:
@@ -189,15 +193,47 @@ class Cache(flask_caching.Cache):
             return current_flask()
         return self._last() if self._last is not None else None
 
+    def _memoize_version(
+        self,
+        f: Any,
+        args: Any = None,
+        kwargs: dict[str, Any] | None = None,
+        reset: bool = False,
+        delete: bool = False,
+        refresh: bool = False,
+        timeout: int | None = 0,
+        args_to_ignore: list[str] | None = None,
+    ) -> tuple[str, str] | tuple[str, None]:
+        """Make the versions in a memoized function's key: the same for all who come at once.
+
+        Flask-Caching's own overwrites the one that another caller has made meanwhile.
+        """
+        backend: BaseCache = self.cache
+        if reset or delete or refresh or not isinstance(backend, SQLiteCache):
+            return super()._memoize_version(
+                f, args, kwargs, reset, delete, refresh, timeout, args_to_ignore
+            )
+        function, instance = function_namespace(f, args=args)
+        names = [function]
+        if instance and "self" not in (args_to_ignore or ()):
+            names.append(instance)
+        keys = [self._memvname(name) for name in names]
+        versions = backend.get_many(*keys)
+        if None in versions:
+            for key, version in zip(keys, versions, strict=True):
+                if version is None:
+                    backend.add(key, self._memoize_make_version_hash(), timeout)
+            versions = backend.get_many(*keys)
+        return function, "".join(
+            version or self._memoize_make_version_hash() for version in versions
+        )
+
     def _computing(self, decorate: Callable[[Any], Any], lock: bool, stale: float) -> Any:
         def decorator(function: Callable[..., Any]) -> _Computed:
             @functools.wraps(function)
             def compute(*args: Any, **kwargs: Any) -> Any:
-                token = _call.set(None)  # what the function itself caches is its own business
-                try:
-                    return self.app.ensure_sync(function)(*args, **kwargs)
-                finally:
-                    _call.reset(token)
+                # What the function itself caches is its own business.
+                return _outside_call(self.app.ensure_sync(function), *args, **kwargs)
 
             caching = decorate(compute)
             caching.uncached = function
@@ -223,6 +259,19 @@ class _Call:
         self._flight = self.backend.flight(key, self.stale)
         return self._flight.value
 
+    def set(self, key: str, value: Any, timeout: Any = None) -> bool:
+        stored = self.backend.set(key, value, timeout, stale=self.stale, since=self.since)
+        if self._flight is not None and not stored:
+            self._flight.give_up()
+        return stored
+
+    def set_many(self, mapping: dict[str, Any], timeout: Any = None) -> list[str]:
+        """Store the versions in a memoized function's key, for as long as its stale values."""
+        seconds = self.backend._normalize_timeout(timeout)
+        if seconds > 0:
+            seconds += math.ceil(self.stale)
+        return self.backend.set_many(mapping, seconds, since=self.since)
+
     def end(self) -> None:
         if self._flight is not None:
             self._flight.end()
@@ -230,6 +279,28 @@ class _Call:
 
 #: The call of a cached function that runs now; None inside of the function.
 _call: ContextVar[_Call | None] = ContextVar("litestack_cached_call", default=None)
+
+
+def _outside_call(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call a function that may use the cache for itself."""
+    token = _call.set(None)
+    try:
+        return function(*args, **kwargs)
+    finally:
+        _call.reset(token)
+
+
+def _aside(
+    args: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Let options of a decorator that are functions, such as ``key_prefix``, use the cache."""
+
+    def aside(option: Any) -> Any:
+        if not callable(option):
+            return option
+        return functools.wraps(option)(functools.partial(_outside_call, option))
+
+    return tuple(map(aside, args)), {name: aside(option) for name, option in options.items()}
 
 
 class _Computed:

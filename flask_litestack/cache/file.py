@@ -38,7 +38,7 @@ ALL = -1
 SCHEMA: Sequence[str] = (
     # id: hash of the key. Neighbours are random, which eviction relies on.
     # expires: Unix time until which get() returns it; kept: until which it may be served stale.
-    # written: the monotonic time, if it was set without a lease; else 0.
+    # written: the monotonic time of its lease; of the set itself, if it was set without one.
     "CREATE TABLE entries (id INTEGER PRIMARY KEY, key BLOB NOT NULL, expires REAL NOT NULL, "
     "kept REAL NOT NULL, written INTEGER NOT NULL, value NOT NULL)",
     # slot: low bits of the ids of deleted entries, -1 for all; stamp: monotonic time.
@@ -243,9 +243,15 @@ def is_corrupt(error: BaseException) -> bool:
 
 
 def boot() -> str:
-    """Name the machine's present boot. A container that is started again keeps it."""
+    """Name the machine's present boot. A container that is started again keeps it.
+
+    Where the kernel does not tell, all boots are one.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         command = ["sysctl", "-n", "kern.bootsessionuuid"]  # macOS
+    try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

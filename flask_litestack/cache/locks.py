@@ -19,9 +19,13 @@ SLEEP = (0.0005, 0.02)
 
 _OFFSETS = (1 << 62) - 1
 
+_by_path: dict[Path, KeyLocks] = {}
+
 
 class KeyLocks:
     """Locks of the ids of entries, for all processes that use the same file.
+
+    Got by :func:`locks_at`: a second object over one file would share its locks, and drop them.
 
     :param path: the file, made if it is missing. It is opened once and never closed: closing any
         descriptor of it would drop every lock of the process.
@@ -71,6 +75,24 @@ class KeyLocks:
         self._owners = {}
 
 
+def locks_at(path: Path) -> KeyLocks:
+    """Return the locks of a file, the same ones for every caller of this process."""
+    locks = _by_path.get(path)
+    if locks is None:
+        real = Path(os.path.realpath(path))
+        locks = _by_path[path] = _by_path.setdefault(real, KeyLocks(real))
+    return locks
+
+
 def pause(waited: float) -> None:
     """Sleep until the next try, after ``waited`` seconds of tries."""
     time.sleep(min(max(waited / 8, SLEEP[0]), SLEEP[1]))
+
+
+def _after_fork_in_child() -> None:
+    for locks in list(_by_path.values()):
+        locks.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -61,6 +61,10 @@ PAUSE = 1.0
 #: Tries to store an entry in a file that is at its cap.
 ATTEMPTS = 4
 
+#: Keys whose ids are remembered, and the most characters of one.
+REMEMBERED = 16_384
+LONGEST_REMEMBERED = 256
+
 FOR_EVER = math.inf
 
 
@@ -116,13 +120,22 @@ class Statistics:
         return self.hits / looked if looked else None
 
 
-@lru_cache(maxsize=16_384)
-def identify(key: str) -> tuple[int, bytes]:
-    """Return an entry's id, and its key as it is stored."""
-    encoded = key.encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(encoded, digest_size=8).digest(), sys.byteorder, signed=True), (
-        encoded
-    )
+class _Identities(dict[str, tuple[int, bytes]]):
+    """The ids of keys, remembered: faster than an ``lru_cache``, and not of endless keys."""
+
+    def __missing__(self, key: str) -> tuple[int, bytes]:
+        encoded = key.encode("utf-8", "surrogatepass")
+        digest = blake2b(encoded, digest_size=8).digest()
+        found = (int.from_bytes(digest, sys.byteorder, signed=True), encoded)
+        if len(key) <= LONGEST_REMEMBERED:
+            if len(self) >= REMEMBERED:
+                self.clear()
+            self[key] = found
+        return found
+
+
+#: Returns an entry's id, and its key as it is stored.
+identify = _Identities().__getitem__
 
 
 class Store:
@@ -200,18 +213,24 @@ class Store:
             connection.inside = False
             connection.home.append(connection)
 
-    def get_kept(self, number: int, key: bytes, now: float) -> tuple[bytes | int, float] | None:
-        """Return value and expiry of an entry, also of one that is only kept to be served stale."""
+    def get_kept(
+        self, number: int, key: bytes, now: float, count: bool
+    ) -> tuple[bytes | int, float] | None:
+        """Return value and expiry of an entry, also of one that is only kept to be served stale.
+
+        :param count: whether it counts as a hit, or as a miss if it is not there or has expired.
+        """
         with self._taken(now) as connection:
             row: tuple[bytes | int, float] | None = connection.execute(
                 "SELECT value, expires FROM entries WHERE id = ? AND key = ? AND kept > ?",
                 (number, key, now),
             ).fetchone()
-            if row is None:
-                connection.misses += 1
-            else:
-                connection.hits += 1
+            if row is not None:
                 self._read(number)
+            if count:
+                hit = row is not None and row[1] > now
+                connection.hits += hit
+                connection.misses += not hit
             return row
 
     def has(self, number: int, key: bytes, now: float) -> bool:
@@ -247,7 +266,10 @@ class Store:
     # -- writing ------------------------------------------------------------------------------
 
     def put(self, entry: Entry, lease: int | None) -> bool:
-        """Store an entry. False if its key was deleted or set after the lease began."""
+        """Store an entry.
+
+        False if its key was deleted after the lease began, or set with a newer one or without.
+        """
         if lease is None:
             changed, _ = self._write(_PUT, (*entry, time.monotonic_ns()), entry)
         else:
@@ -256,7 +278,7 @@ class Store:
 
     def add(self, entry: Entry, lease: int | None, now: float) -> bool:
         """Store an entry unless its key is there."""
-        written = time.monotonic_ns() if lease is None else 0
+        written = time.monotonic_ns() if lease is None else lease
         changed, _ = self._write(
             _ADD, (*entry, _LAST if lease is None else lease, now, written), entry
         )
@@ -885,8 +907,8 @@ _NOT_DELETED_SINCE = (
 )
 _PUT = f"{_COLUMNS} VALUES (?1, ?2, ?3, ?4, ?5, ?7) {_REPLACE}"
 _PUT_LEASED = (
-    f"{_COLUMNS} SELECT ?1, ?2, ?3, ?4, ?5, 0 {_NOT_DELETED_SINCE} {_REPLACE} "
-    "WHERE written < ?7 OR key <> excluded.key"
+    f"{_COLUMNS} SELECT ?1, ?2, ?3, ?4, ?5, ?7 {_NOT_DELETED_SINCE} {_REPLACE} "
+    "WHERE written <= ?7 OR key <> excluded.key"
 )
 _ADD = (
     f"{_COLUMNS} SELECT ?1, ?2, ?3, ?4, ?5, ?9 {_NOT_DELETED_SINCE} {_REPLACE} "

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flask_litestack.cache import SQLiteCache
+from flask_litestack.cache import SQLiteCache, store
 from flask_litestack.cache.connections import Connection
 from flask_litestack.errors import ConfigError, JobTimeout
 
@@ -68,6 +68,13 @@ def test_a_negative_timeout_deletes(cache: SQLiteCache) -> None:
     cache.set("key", 1)
     assert not cache.set("key", 2, -1)
     assert not cache.has("key")
+
+
+def test_a_timeout_of_any_length_is_one(cache: SQLiteCache, clock: Clock) -> None:
+    assert cache.set("key", 1, 10**400)
+    assert cache.set_many({"other": 1}, 10**400)
+    clock.advance(1e9)
+    assert cache.get_many("key", "other") == [1, 1]
 
 
 def test_add_does_not_overwrite_what_is_there(cache: SQLiteCache, clock: Clock) -> None:
@@ -307,6 +314,53 @@ def test_an_expired_value_is_served_while_one_computes(cache: SQLiteCache, clock
     assert cache.get_or_set("key", lambda: "third", 10, stale=30) == "third"
 
 
+def test_two_caches_over_one_file_in_a_process_share_their_locks(make: Make) -> None:
+    """A record lock belongs to the process: one cache would drop the other's."""
+    one, other = make(), make()
+    calls = []
+
+    def compute() -> int:
+        calls.append(1)
+        time.sleep(0.1)
+        return 7
+
+    threads = [
+        threading.Thread(target=cache.get_or_set, args=("key", compute)) for cache in (one, other)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("value", [b"x" * 400_000, "x"])
+def test_what_cannot_be_stored_is_computed_by_all_at_once(make: Make, value: object) -> None:
+    """One after the other, the last of them would wait for all before it."""
+    cache, other = make(size=1 << 20), make()
+    at_once, most = 0, 0
+    mutex = threading.Lock()
+
+    def compute() -> object:
+        nonlocal at_once, most
+        with mutex:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.1)
+        if value == "x":
+            other.delete("key")  # refuses it
+        with mutex:
+            at_once -= 1
+        return value
+
+    threads = [threading.Thread(target=cache.get_or_set, args=("key", compute)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most > 2
+
+
 def test_an_error_lets_the_next_one_compute(cache: SQLiteCache) -> None:
     with pytest.raises(ZeroDivisionError):
         cache.get_or_set("key", lambda: 1 // 0)
@@ -494,6 +548,31 @@ def test_statistics_are_of_all_processes(make: Make, clock: Clock) -> None:
     clock.advance(10)
     assert one.stats().expired == 1
     assert one.stats().hits == 1
+
+
+def test_a_look_up_of_get_or_set_counts_once(cache: SQLiteCache) -> None:
+    def compute() -> int:
+        time.sleep(0.2)
+        return 1
+
+    threads = [threading.Thread(target=cache.get_or_set, args=("key", compute)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    cache.get_or_set("key", compute)
+    stats = cache.stats()
+    assert (stats.hits, stats.misses) == (1, 4)
+
+
+def test_keys_of_any_number_and_length_are_not_kept_in_memory() -> None:
+    identities = store._Identities()
+    for i in range(store.REMEMBERED + 10):
+        identities[f"key-{i}"]
+    assert len(identities) <= store.REMEMBERED
+    long = "x" * 10_000
+    assert identities[long] == store.identify(long)
+    assert long not in identities
 
 
 def test_nothing_is_made_before_the_first_use(make: Make, tmp_path: Path) -> None:

@@ -141,21 +141,57 @@ def test_one_thread_computes_and_the_others_wait(
         with app.test_request_context():
             got.append(compute())
 
-    if kind == "memoize":  # its version key is made by whoever comes first
-        with app.app_context():
-            cache.set("tests.cache.test_cache.noise", 1)
-            compute.make_cache_key(compute.uncached)
     in_threads(8, ask)
     assert got == ["page"] * 8
     assert len(calls) == 1
+    if kind == "memoize":
+        with app.app_context():
+            cache.delete_memoized(compute)
+        in_threads(8, ask)
+        assert len(calls) == 2
 
 
-def test_stale_values_are_served_while_one_computes(app: Flask, litestack: Litestack) -> None:
+@pytest.mark.parametrize("option", ["key_prefix", "make_cache_key", "unless"])
+def test_options_that_are_functions_may_use_the_cache(
+    app: Flask, litestack: Litestack, option: str
+) -> None:
+    cache = litestack.cache
+    calls = []
+
+    def ask_cache(*args: object) -> object:
+        version = cache.get("version")
+        return False if option == "unless" else f"page of {version}"
+
+    @cache.cached(60, lock=True, **{"key_prefix": "page", option: ask_cache})
+    def page() -> str:
+        calls.append(1)
+        time.sleep(0.1)
+        return "page"
+
+    def ask() -> None:
+        with app.test_request_context():
+            assert page() == "page"
+
+    with app.app_context():
+        cache.set("version", 7)
+    in_threads(8, ask)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("kind", ["cached", "memoize"])
+def test_stale_values_are_served_while_one_computes(
+    app: Flask, litestack: Litestack, kind: str
+) -> None:
     cache = litestack.cache
     computing, go_on = threading.Event(), threading.Event()
     values = ["new", "old"]
+    decorate = (
+        cache.cached(1, key_prefix="page", stale=60)
+        if kind == "cached"
+        else cache.memoize(1, stale=60)
+    )
 
-    @cache.cached(1, key_prefix="page", stale=60)
+    @decorate
     def page() -> str:
         value = values.pop()
         if value == "new":

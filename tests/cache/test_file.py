@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flask_litestack.cache import SQLiteCache, backend, file, store
-from flask_litestack.errors import LitestackError, LiveFileError
+from flask_litestack.errors import LitestackError, LiveFileError, StoreError
 from flask_litestack.sqlite import driver
 from tests.disks import fill, small_disk
 
@@ -164,6 +164,33 @@ def test_a_reboot_empties_the_cache(make: Make, monkeypatch: pytest.MonkeyPatch)
     cache.set("key", 2)
     cache.close()
     assert cache.get("key") == 2
+
+
+def test_it_works_where_the_kernel_does_not_name_the_boot(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Elsewhere(type(Path())):  # type: ignore[misc]
+        def read_text(self, *args: object, **options: object) -> str:
+            raise FileNotFoundError
+
+    monkeypatch.setattr(file, "Path", Elsewhere)
+    cache, other = make(), make()
+    assert cache.set("key", 1)
+    assert other.get("key") == 1
+    cache.close()
+    assert cache.get("key") == 1
+
+
+def test_statistics_of_a_cache_that_cannot_be_opened_are_an_error_of_ours(
+    make: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "cache.recency").mkdir(parents=True)
+    cache = make()
+    assert cache.get("key") is None
+    with pytest.raises(StoreError, match="cannot be read"):
+        cache.stats()
+    with pytest.raises(StoreError, match="cannot be read"):
+        make().stats()
 
 
 def test_a_locked_file_is_a_miss_for_sets_and_none_for_gets(

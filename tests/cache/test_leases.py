@@ -76,6 +76,29 @@ def test_a_value_written_through_is_not_overwritten_by_an_older_one(make: Make) 
     assert reader.get("post") == "new"
 
 
+@pytest.mark.parametrize("store", ["set", "set_many", "add"])
+def test_an_older_computation_does_not_overwrite_a_newer_one(make: Make, store: str) -> None:
+    older, newer = make(), make()
+    older.get("post")
+    newer.get("post")
+    assert (
+        newer.set_many({"post": "new"})
+        if store == "set_many"
+        else (getattr(newer, store)("post", "new"))
+    )
+    assert not older.set("post", "old")
+    assert newer.get("post") == "new"
+
+
+def test_a_context_may_compute_again_what_expired(app: Flask, litestack: Litestack) -> None:
+    cache = litestack.cache
+    with app.app_context():
+        for _ in range(2):
+            assert cache.get("key") is None
+            assert cache.set("key", 1, 1)
+            time.sleep(1.05)
+
+
 def test_a_set_without_a_miss_is_a_set(make: Make) -> None:
     one, other = make(), make()
     other.delete("progress")
@@ -170,6 +193,7 @@ def test_a_delete_takes_effect_after_the_commit(app: Flask, litestack: Litestack
             assert not cache.has("key")
             assert not cache.set("key", "from rows that are not committed")
             assert not cache.add("key", "from rows that are not committed")
+            assert cache.inc("key") is None
             assert elsewhere(app, lambda: cache.get("key")) == "old"
         assert cache.get("key") is None
         assert elsewhere(app, lambda: cache.get("key")) is None
