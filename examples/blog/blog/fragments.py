@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from markupsafe import Markup
-from sqlalchemy import event
+from sqlalchemy import Connection, event, select
 
 from . import litestack
 from .models import Comment, Post, User
@@ -42,12 +42,14 @@ def _forget(mapper: object, connection: object, row: Any) -> None:
     litestack.cache.delete_many(*keys)
 
 
-# A user is shown in many places, but has nothing that can be changed; there is only their removal,
-# which takes their posts and comments with it.
-for row, changes in {
-    Post: ("after_insert", "after_update", "after_delete"),
-    Comment: ("after_insert", "after_update", "after_delete"),
-    User: ("after_delete",),
-}.items():
-    for change in changes:
+def _forget_user(mapper: object, connection: Connection, user: User) -> None:
+    """Delete what shows a user, whose posts and comments the database is about to remove."""
+    commented = select(Comment.post_id).where(Comment.author_id == user.id).distinct()
+    litestack.cache.delete_many(FRONT_PAGE, *map(comments, connection.scalars(commented)))
+
+
+for row in (Post, Comment):
+    for change in ("after_insert", "after_update", "after_delete"):
         event.listen(row, change, _forget)
+# A user is shown in many places, but has nothing that can be changed.
+event.listen(User, "before_delete", _forget_user)

@@ -85,6 +85,19 @@ def test_a_removed_user_is_gone_from_the_front_page(
     assert "Tea" not in reader.see("/")
 
 
+def test_the_comments_of_a_removed_user_are_gone_from_the_posts_of_others(
+    app: Flask, ann: Visitor, bob: Visitor, reader: Visitor
+) -> None:
+    url = ann.publish("Tea")
+    bob.comment(url, "Rude words")
+    ann.comment(url, "Well")
+    assert "Rude words" in reader.see(url)
+    with app.app_context(), litestack.db.write() as session:
+        session.delete(session.get(User, 2))
+    assert "Rude words" not in reader.see(url)
+    assert "Well" in reader.see(url)
+
+
 @pytest.mark.parametrize("path", ["/", "/posts/number"])
 def test_no_page_is_older_than_the_last_edit_before_it_was_asked_for(
     app: Flask, ann: Visitor, path: str
