@@ -330,8 +330,15 @@ class _Computed:
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
 
+    def __reduce__(self) -> str:
+        """Be pickled and copied as a function is: by its name in its module."""
+        name: str = self.__qualname__
+        return name
+
     # cache_timeout and make_cache_key are read by Flask-Caching from its own function.
     def __getattr__(self, name: str) -> Any:
+        if name in self._own:  # not yet, while it is made without __init__
+            raise AttributeError(name)
         return getattr(self._caching, name)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -99,9 +99,11 @@ class Pool:
         self._watch = watch
         self.idle: list[Connection] = []
         self.all: list[Connection] = []
+        self._old: set[Connection] = set()
 
     def open(self) -> Connection:
         """Make a connection, in use. The caller puts it into its ``home`` after use."""
+        self._close_old()
         connection = driver.module.connect(
             os.fspath(self._path),
             timeout=self._timeout,
@@ -127,21 +129,59 @@ class Pool:
         return connection
 
     def discard(self, connection: Connection) -> None:
-        """Close a connection."""
-        connection.close()
-        self.all.remove(connection)
+        """Close a connection that could not be used."""
+        if connection in self.all:
+            self.all.remove(connection)
+        self._old.discard(connection)  # another thread has let it go meanwhile
+        _close(connection)
+
+    def let_go(self) -> None:
+        """Begin anew, with another file of the same name.
+
+        What is in use is closed at the next call, or when another connection is opened.
+        """
+        self._old.update(self.all)
+        self.idle = []
+        self.all = []
+        self._close_old()
+
+    def forget(self) -> None:
+        """Begin anew in a forked child: the module fork has closed what can be closed."""
+        self.idle = []
+        self.all = []
+        self._old = set()
 
     def close(self) -> None:
         """Close every connection; none may be in use."""
         self.idle = []
         for connection in list(self.all):
             self.discard(connection)
+        self._close_old()
+
+    def _close_old(self) -> None:
+        """Close the connections to files that were replaced, but for those in use.
+
+        SQLite leaves the new file's ``-wal`` alone: it looks whether the name is still that of
+        the file it has open.
+        """
+        for connection in list(self._old):
+            try:
+                connection.home.remove(connection)
+            except ValueError:
+                continue  # somebody uses it
+            self._old.discard(connection)
+            _close(connection)
 
 
 def _never_close(connection: Connection) -> None:
     """Keep the connection open when Python drops it, even when the interpreter ends.
 
-    SQLite's last close deletes the ``-wal`` file by its name. If another process has put a new
-    file in the place of a corrupt one, that is the new file's.
+    SQLite's last close deletes the ``-wal`` file by its name. If another process has just put a
+    new file in the place of a corrupt one, that is the new file's.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+def _close(connection: Connection) -> None:
+    connection.close()
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(connection))

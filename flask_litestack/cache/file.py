@@ -91,10 +91,14 @@ class CacheFile:
         :raises DataPathError: if the folder cannot be used.
         :raises driver.Error: for anything else that keeps it from opening.
         """
-        if self._inode:
-            return self.pool.open()
-        filesystem.prepare(self.path.parent)
+        if not self._inode:
+            filesystem.prepare(self.path.parent)
+        # While it is opened nobody may replace it: SQLite opens the -wal file later, by its name,
+        # and would write what it read from the old file into the log of the new one.
         with opening(self.path):
+            if self._inode and not self.moved():
+                return self.pool.open()
+            self.let_go()
             if self.recency is None:
                 self.recency = Recency(self.run_path / "cache.recency", self._size, boot())
             if not self.path.exists() or not self.recency.of_this_boot:
@@ -128,12 +132,16 @@ class CacheFile:
         except OSError:
             return True
 
-    def replace(self, reason: str) -> None:
-        """Set the file aside, unless another process already has, and let go of it."""
+    def replace(self, connection: Connection, reason: str) -> bool:
+        """Set the file of a connection aside and let go of it; False if someone already has."""
         with opening(self.path):
-            if not self.moved():
+            if connection.home is not self.pool.idle:
+                return False  # another thread has opened the next one
+            moved = self.moved()
+            if not moved:
                 self._set_aside(reason)
-        self.let_go()
+            self.let_go()
+            return not moved
 
     def discard(self) -> None:
         """Delete the file, whatever is in it, and let go of it.
@@ -148,9 +156,13 @@ class CacheFile:
         self.let_go()
 
     def let_go(self) -> None:
-        """Use the file no more; the next :meth:`open` begins anew. Nothing is closed."""
-        self.pool.idle = []
-        self.pool.all = []
+        """Use the file no more; the next :meth:`open` begins anew."""
+        self.pool.let_go()
+        self._inode = 0
+
+    def after_fork(self) -> None:
+        """In the child: the parent's connections are not ours."""
+        self.pool.forget()
         self._inode = 0
 
     def close(self) -> None:

@@ -519,8 +519,9 @@ class Store:
         self._forget()
 
     def after_fork(self) -> None:
-        """In the child: the parent's connections are not ours."""
-        self.let_go()
+        """In the child: nothing is open."""
+        self.file.after_fork()
+        self._forget()
         self._mutex = threading.Lock()
 
     def close(self) -> None:
@@ -855,17 +856,14 @@ class Store:
     def _failed(self, connection: Connection, error: driver.Error) -> None:
         """Replace a file that is of no use any more.
 
-        :raises Replaced: if another process already has.
+        :raises Replaced: if another process or thread already has.
         """
         if not is_corrupt(error):
             return
-        if connection.home is not self._pool.idle:
-            raise Replaced from error
-        if self.file.moved():
-            self.let_go()
-            raise Replaced from error
-        self.file.replace(str(error))
+        first = self.file.replace(connection, str(error))
         self._forget()
+        if not first:
+            raise Replaced from error
 
     def _forget(self) -> None:
         self._flushed = {}

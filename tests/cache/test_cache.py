@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -251,6 +253,16 @@ def test_a_cached_function_keeps_its_attributes(app: Flask, litestack: Litestack
             "SELECT expires FROM entries WHERE key = ?", (b"flask_cache_view//page",)
         ).fetchone()
         assert 60 < expires[0] - time.time() <= 70
+
+
+@Cache().memoize(60)
+def price(item: int) -> int:
+    return item
+
+
+def test_a_cached_function_is_pickled_and_copied_by_its_name() -> None:
+    assert pickle.loads(pickle.dumps(price)) is price
+    assert copy.copy(price) is copy.deepcopy(price) is price
 
 
 def test_an_async_view_is_cached(app: Flask, litestack: Litestack) -> None:

@@ -257,6 +257,49 @@ def test_clearing_all_is_noticed_at_once_and_quietly(
     assert caplog.records == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
+@pytest.mark.parametrize("replace", ["clear", "delete", "corrupt"])
+def test_a_file_that_is_replaced_leaves_no_descriptors(
+    make: Make, tmp_path: Path, clock: Clock, replace: str
+) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    cache, other = make(), make()
+    counts = []
+    for i in range(12):
+        assert cache.set("key", i)
+        with cache._store._taken(clock()) as used:
+            assert cache.get("key") == i
+            if replace == "clear":
+                other.clear_all()
+            elif replace == "delete":
+                for suffix in ("", "-wal", "-shm"):
+                    (tmp_path / f"cache.sqlite3{suffix}").unlink()
+            else:
+                cache._store.file.replace(used, "for a test")
+        clock.advance(2)
+        assert other.get("key") in (None, i)
+        counts.append(descriptors())
+    assert counts[-1] <= counts[1]
+    assert cache.set("key", "new")
+    clock.advance(2)
+    assert other.get("key") == "new"
+
+
+def test_a_thread_that_finds_the_old_file_corrupt_leaves_the_new_one_alone(
+    make: Make, tmp_path: Path
+) -> None:
+    cache, other = make(), make()
+    cache.set("key", 1)
+    with cache._store._taken(cache._clock()) as old:
+        other.clear_all()
+        assert cache.set("key", 2)  # another thread has gone on to the new file meanwhile
+        assert not cache._store.file.replace(old, "disk I/O error")
+    assert cache.get("key") == other.get("key") == 2
+    assert not (tmp_path / "cache.sqlite3.corrupt").exists()
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 4 MiB."""
