@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from flask import g, has_request_context, request
 from flask.globals import app_ctx
 from sqlalchemy import URL, Engine, MetaData, create_engine
+from sqlalchemy import Connection as SQLAlchemyConnection
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.session import SessionTransactionOrigin
@@ -127,7 +128,8 @@ class Database:
         Yields the context's session. Whatever it had loaded is loaded anew, because another
         transaction may have changed it. An exception rolls back. Inside another ``write()`` or an
         explicit ``session.begin()`` it joins: the outer block commits. Inside a job it is a
-        savepoint of the job's transaction, which the worker commits.
+        savepoint of the job's transaction, which the worker commits. It locks the default
+        database; another bind of an adopted object takes its own lock at the first write to it.
 
         :raises TransactionError: if the session has changes that are not committed yet: they were
             computed without the lock. Commit them first, or make them inside the block.
@@ -148,7 +150,7 @@ class Database:
             with session.begin_nested():
                 yield session
         else:
-            _refuse_uncommitted(session, self._raw_if_used(session), "db.write()")
+            _refuse_uncommitted(session, _used(session), "db.write()")
             if session.in_transaction():
                 session.rollback()  # it has only read; nothing is lost
             with session.begin():
@@ -172,7 +174,7 @@ class Database:
         if session.info.get(_BLOCK) or self._holds_lock(session):
             yield session
             return
-        _refuse_uncommitted(session, self._raw_if_used(session), "db.read()")
+        _refuse_uncommitted(session, _used(session, self.engine), "db.read()")
         connection = self._raw(session)
         snapshot = connection.begin_read()
         session.expire_all()
@@ -268,14 +270,24 @@ class Database:
             self.session.rollback()
 
     def has_uncommitted(self) -> bool:
-        """Tell whether the session has something to commit, or an explicit transaction open."""
+        """Tell whether the session has something to commit, or an explicit transaction open.
+
+        Whether it has written to a database that is not tuned cannot be told. Such a transaction
+        counts in a unit, whose owner then commits it, and else does not.
+        """
         if self._adopted is None and self._key not in _state():
             return False  # the session has not been used
         session = self.session
         if _is_explicit(session) or _is_pending(session):
             return True
-        connection = self._raw_if_used(session)
-        return connection is not None and (connection.writing or connection.awaits_commit)
+        for used in _used(session):
+            connection = used.connection.dbapi_connection
+            if not isinstance(connection, Connection):
+                if self._in_unit():
+                    return True
+            elif connection.writing or connection.awaits_commit:
+                return True
+        return False
 
     def session_connection(self) -> Connection:
         """Return the DB-API connection that the session uses, and begins its transaction on."""
@@ -308,9 +320,6 @@ class Database:
     def _raw(self, session: Session) -> Connection:
         return raw(session.connection(bind_arguments={"bind": self.engine}))
 
-    def _raw_if_used(self, session: Session) -> Connection | None:
-        return self._raw(session) if session.in_transaction() else None
-
     def _holds_lock(self, session: Session) -> bool:
         """Whether the session is alone already, in a transaction that somebody will end."""
         owned = _is_explicit(session) or self._in_unit()
@@ -319,7 +328,7 @@ class Database:
     def _lock(self, session: Session) -> None:
         connection = self._raw(session)
         if not connection.writing:
-            _refuse_uncommitted(session, None, "db.write()")
+            _refuse_uncommitted(session, (), "db.write()")
             connection.begin_immediate()
         # Objects loaded before the lock may be out of date, and session.get() would return them.
         # Changes made under the lock (of a savepoint, or of a job) stay.
@@ -371,19 +380,38 @@ def _is_explicit(session: Session) -> bool:
     )
 
 
-def _refuse_uncommitted(session: Session, connection: Connection | None, what: str) -> None:
+def _used(session: Session, engine: Engine | None = None) -> list[SQLAlchemyConnection]:
+    """Return the connections of the session's transaction: of all its databases, or of one."""
+    transaction = session.get_transaction()
+    if transaction is None:
+        return []
+    # In public there is only session.connection(), which would open those that are not used.
+    used = {connection for connection, *_ in transaction._connections.values()}
+    return [connection for connection in used if engine is None or connection.engine is engine]
+
+
+def _refuse_uncommitted(
+    session: Session, connections: Iterable[SQLAlchemyConnection], what: str
+) -> None:
     if _is_pending(session):
         changed = [*session.new, *session.dirty, *session.deleted]
         names = ", ".join(sorted({type(thing).__name__ for thing in changed}))
         found = f"changes of {names} that are not committed"
-    elif connection is not None and connection.writing:
-        found = "a write that is not committed"
     else:
-        return
-    raise TransactionError(
-        f"{what} found {found}. They were made before the lock was taken, so they may overwrite "
-        f"newer data. Commit or roll back before {what}, or make them inside the block."
-    )
+        found = next(filter(None, map(_uncommitted, connections)), "")
+    if found:
+        raise TransactionError(
+            f"{what} found {found}. They were made before the lock was taken, so they may "
+            f"overwrite newer data. Commit or roll back before {what}, or make them inside the "
+            "block."
+        )
+
+
+def _uncommitted(used: SQLAlchemyConnection) -> str:
+    connection = used.connection.dbapi_connection
+    if not isinstance(connection, Connection):
+        return f"a transaction on {used.engine.url!r}, whose writes, if any, are not committed"
+    return f"a write to {used.engine.url!r} that is not committed" if connection.writing else ""
 
 
 def _describe() -> str:

@@ -11,11 +11,12 @@ import pytest
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy_lite import SQLAlchemy as SQLAlchemyLite
-from sqlalchemy import func, select
+from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from flask_litestack import ConfigError, Litestack
+from flask_litestack import ConfigError, Litestack, TransactionError
 from flask_litestack.sqlite.tuning import raw
+from flask_litestack.testing import JobTester
 
 from .conftest import Model, Post
 
@@ -114,3 +115,111 @@ def test_flask_sqlalchemy_lite_is_adopted_too(tmp_path: Path) -> None:
             session.add(Post(title="Lite"))
         assert db.session.scalars(select(Post.title)).all() == ["Lite"]
         db.engine.dispose()
+
+
+@pytest.fixture
+def two_files(tmp_path: Path) -> Iterator[tuple[Flask, Litestack, SQLAlchemy, Any]]:
+    """An app with a second bind: the model is of that one."""
+    db = SQLAlchemy(model_class=Base)
+
+    class Note(db.Model):
+        __bind_key__ = "notes"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    litestack = Litestack(db=db)
+    app = Flask("shop")
+    app.config["LITESTACK_DATA_PATH"] = tmp_path
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path}/data.sqlite3"
+    app.config["SQLALCHEMY_BINDS"] = {"notes": f"sqlite:///{tmp_path}/notes.sqlite3"}
+    db.init_app(app)
+    litestack.init_app(app)
+    with app.app_context():
+        db.create_all()
+    yield app, litestack, db, Note
+    with app.app_context():
+        for engine in db.engines.values():
+            engine.dispose()
+    Base.metadata.clear()
+    Base.registry.dispose()
+
+
+def test_write_refuses_what_another_bind_has_not_committed(
+    two_files: tuple[Flask, Litestack, SQLAlchemy, Any],
+) -> None:
+    app, litestack, db, note = two_files
+    with app.app_context():
+        db.session.add(note())
+        db.session.flush()
+        with pytest.raises(TransactionError, match=r"a write to .*notes.* not committed"):
+            with litestack.db.write():
+                pytest.fail("entered")
+        db.session.commit()
+        with litestack.db.write() as session:
+            session.add(note())
+        assert db.session.scalar(select(func.count()).select_from(note)) == 2
+
+
+def test_what_another_bind_has_not_committed_is_joined(
+    two_files: tuple[Flask, Litestack, SQLAlchemy, Any],
+) -> None:
+    app, litestack, db, note = two_files
+    done: list[str] = []
+    with app.app_context():
+        db.session.scalars(select(note)).all()
+        assert not litestack.db.joins()
+        db.session.add(note())
+        db.session.flush()
+        litestack.db.after_commit(lambda: done.append("rolled back"))
+        db.session.rollback()
+        db.session.add(note())
+        db.session.flush()
+        litestack.db.after_commit(lambda: done.append("committed"))
+        assert done == []
+        db.session.commit()
+        assert done == ["committed"]
+
+
+def test_what_a_job_wrote_to_another_bind_is_committed(
+    two_files: tuple[Flask, Litestack, SQLAlchemy, Any],
+) -> None:
+    app, litestack, db, note = two_files
+
+    @litestack.task
+    def write() -> None:
+        db.session.add(note())
+        db.session.flush()
+
+    with app.app_context():
+        write.enqueue()
+    (job,) = JobTester(app).run()
+    assert job.state == "succeeded"
+    with app.app_context():
+        assert db.session.scalar(select(func.count()).select_from(note)) == 1
+
+
+def test_what_a_session_wrote_to_a_database_that_is_not_tuned_is_not_lost(
+    adopted: tuple[Flask, Litestack, SQLAlchemy, Any], tmp_path: Path
+) -> None:
+    """PostgreSQL as a second bind, say: whether a transaction there has written is not known."""
+    app, litestack, db, _item = adopted
+    foreign = create_engine(f"sqlite:///{tmp_path}/foreign.db")
+    with foreign.begin() as connection:
+        connection.execute(text("CREATE TABLE t (a)"))
+
+    def insert() -> None:
+        statement = text("INSERT INTO t VALUES (1)")
+        db.session.execute(statement, bind_arguments={"bind": foreign})
+
+    write = litestack.task(insert)
+    with app.app_context():
+        insert()
+        assert not litestack.db.joins()
+        with pytest.raises(TransactionError, match=r"a transaction on .*foreign\.db"):
+            with litestack.db.write():
+                pytest.fail("entered")
+        db.session.commit()
+        write.enqueue()
+    assert [job.state for job in JobTester(app).run()] == ["succeeded"]
+    with foreign.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM t")) == 2
+    foreign.dispose()
