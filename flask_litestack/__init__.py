@@ -7,6 +7,7 @@ from .errors import CableError as CableError
 from .errors import ChannelError as ChannelError
 from .errors import ConfigError as ConfigError
 from .errors import DataPathError as DataPathError
+from .errors import DiskFullError as DiskFullError
 from .errors import JobCancelled as JobCancelled
 from .errors import JobError as JobError
 from .errors import JobStateError as JobStateError

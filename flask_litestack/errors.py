@@ -5,6 +5,7 @@ LitestackError
  |    +-- DataPathError           LITESTACK_DATA_PATH cannot hold our files
  +-- MachineError                 another machine serves the app from a volume of its own
  +-- StoreError                   one of our files cannot be used
+ |    +-- DiskFullError           there is no room for what was to be written
  |    +-- NewerStoreError         written by a newer, incompatible release
  |    +-- LiveFileError           a live database file was opened behind SQLite's back
  |    +-- BackupError             a backup cannot be made, is damaged, or cannot be restored
@@ -25,8 +26,9 @@ LitestackError
       +-- SelfDeadlock            ... because this thread already holds it
       +-- StaleSnapshotError      ... because the transaction had already read an older state
 
-The errors that can come out of a statement (TransactionError, LockError) are also SQLAlchemy's
-and the driver's ``OperationalError``. SQLAlchemy raises them as they are, not wrapped into another.
+The errors that can come out of a statement (TransactionError, LockError, DiskFullError) are also
+SQLAlchemy's and the driver's ``OperationalError``. SQLAlchemy raises them as they are, not wrapped
+into another.
 """
 
 from __future__ import annotations
@@ -68,6 +70,13 @@ class MachineError(LitestackError):
 
 class StoreError(LitestackError):
     """Raised when one of the files in the data folder cannot be used."""
+
+
+class DiskFullError(StoreError, _OperationalError):
+    """Raised when the disk, or the file's quota, has no room for what was to be written."""
+
+    #: SQLite's own number for it, by which others tell it.
+    sqlite_errorcode = 13
 
 
 class NewerStoreError(StoreError):

@@ -20,7 +20,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import NewerStoreError, StoreError
+from ..errors import DiskFullError, NewerStoreError, StoreError
 from ..process.liveness import is_alive
 from ..process.wakeup import Mailbox, wake
 from ..sqlite import connect, driver
@@ -487,7 +487,7 @@ class Store:
     def _connect(self) -> Connection:
         try:
             return self._connect_once()
-        except NewerStoreError:
+        except (NewerStoreError, DiskFullError):
             raise
         except StoreError as error:
             with opening(self._path):

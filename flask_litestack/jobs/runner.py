@@ -20,6 +20,7 @@ from .. import signals
 from ..db import Database
 from ..errors import (
     ArgumentsError,
+    DiskFullError,
     JobCancelled,
     JobTimeout,
     LitestackError,
@@ -285,7 +286,7 @@ def _storable(text: str) -> str:
 def _is_unwell(error: BaseException) -> bool:
     """Tell whether it is the database that is not well, not the task: busy, or the disk full."""
     cause = getattr(error, "orig", error)
-    if isinstance(cause, LockTimeout):
+    if isinstance(cause, LockTimeout | DiskFullError):
         return True
     if not isinstance(cause, driver.OperationalError) or isinstance(cause, LitestackError):
         return False

@@ -25,9 +25,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from weakref import WeakSet
 
-from ..errors import LockError, ReadOnlyError, StaleSnapshotError, StoreError, TransactionError
+from ..errors import (
+    DiskFullError,
+    LockError,
+    ReadOnlyError,
+    StaleSnapshotError,
+    StoreError,
+    TransactionError,
+)
 from ..process.writequeue import Hold
-from . import driver, fork, guard
+from . import driver, filesystem, fork, guard
 from .file import File, file_at, opening
 from .statements import Kind, Statement, classify
 
@@ -46,9 +53,16 @@ WAL_LIMIT = 16 * 1024 * 1024
 #: Pages in the WAL at which a commit checkpoints by itself; normally the syncer comes first.
 AUTOCHECKPOINT = 4000
 
+#: Free bytes below which a failure to open or to write is put down to the disk being full: a -shm
+#: file has 32 KiB from its beginning.
+NO_SPACE = 64 * 1024
+
 SQLITE_BUSY = 5
 SQLITE_READONLY = 8
+SQLITE_IOERR = 10
 SQLITE_CORRUPT = 11
+SQLITE_FULL = 13
+SQLITE_CANTOPEN = 14
 SQLITE_NOTADB = 26
 SQLITE_BUSY_SNAPSHOT = 517
 
@@ -74,6 +88,8 @@ def connect(
     :param synchronous: FULL syncs each commit to disk, NORMAL within a second, OFF never.
     :param guard: refuse other ways to open the file in this process.
     :param describe: says what the calling thread does, for messages about the write lock.
+    :raises DiskFullError: if there is no room for the files beside it.
+    :raises StoreError: if the file is not a SQLite database, or is damaged.
     """
     connection = driver.module.connect(
         os.fspath(path),
@@ -105,31 +121,43 @@ class Cursor(driver.Cursor):
         self._rows = None
         statement = classify(sql)
         connection = self.connection
-        if statement.kind is Kind.READ:
-            connection._inside = True
-            try:
-                if fork.pending:
-                    connection._wait_for_fork()
-                connection._run(_execute, self, sql, parameters)
+        try:
+            if statement.kind is Kind.READ:
+                connection._inside = True
+                try:
+                    if fork.pending:
+                        connection._wait_for_fork()
+                    connection._run(_execute, self, sql, parameters)
+                    if self.description is not None and connection._snapshot is None:
+                        self._rows = iter(_fetchall(self))
+                finally:
+                    connection._inside = False
+            else:
+                connection._change(statement, _execute, self, sql, parameters)
                 if self.description is not None and connection._snapshot is None:
                     self._rows = iter(_fetchall(self))
-            finally:
-                connection._inside = False
-        else:
-            connection._change(statement, _execute, self, sql, parameters)
-            if self.description is not None and connection._snapshot is None:
-                self._rows = iter(_fetchall(self))
+        except driver.OperationalError as error:
+            connection._refuse_full(error)
+            raise
         return self
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> Cursor:
         self._rows = None
-        # A try again must find the same parameters.
-        self.connection._change(classify(sql), _executemany, self, sql, list(parameters))
+        try:
+            # A try again must find the same parameters.
+            self.connection._change(classify(sql), _executemany, self, sql, list(parameters))
+        except driver.OperationalError as error:
+            self.connection._refuse_full(error)
+            raise
         return self
 
     def executescript(self, script: str, /) -> Cursor:
         self._rows = None
-        self.connection._script(self, script)
+        try:
+            self.connection._script(self, script)
+        except driver.OperationalError as error:
+            self.connection._refuse_full(error)
+            raise
         return self
 
     def fetchone(self) -> Any:
@@ -175,6 +203,9 @@ class Connection(driver.Connection):
         fork.track(self)
         try:
             super().__init__(database, *args, **options)
+        except driver.OperationalError as error:
+            self._refuse_full(error)
+            raise
         finally:
             self._inside = False
         self._file: File | None = None
@@ -200,6 +231,7 @@ class Connection(driver.Connection):
         :raises LockTimeout: if it was not free within the busy timeout.
         :raises SelfDeadlock: if this thread holds it on another connection.
         :raises TransactionError: inside a snapshot, or after a failure that rolled back.
+        :raises DiskFullError: if there is no room to begin.
         """
         self._check_usable()
         if self._writing:
@@ -209,7 +241,11 @@ class Connection(driver.Connection):
                 "a transaction that began without the write lock cannot take it afterwards; "
                 "end it first."
             )
-        self._begin()
+        try:
+            self._begin()
+        except driver.OperationalError as error:
+            self._refuse_full(error)
+            raise
 
     def begin_read(self) -> object:
         """Begin one consistent snapshot, in which results are streamed.
@@ -388,8 +424,9 @@ class Connection(driver.Connection):
         try:
             super().commit()
             self._finish(committed=True)
-        except driver.Error:
+        except driver.Error as error:
             self.rollback()
+            self._refuse_full(error)
             raise
         except BaseException:  # Ctrl-C, say; perhaps when SQLite was done already
             if self.in_transaction:
@@ -746,6 +783,22 @@ class Connection(driver.Connection):
 
     def _refuse_write(self) -> None:
         raise ReadOnlyError("db.read() is for reading; use db.write() to change something.")
+
+    def _refuse_full(self, error: driver.Error) -> None:
+        """Raise an error that says what to do, in place of SQLite's, if the disk is full."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code not in (SQLITE_FULL, SQLITE_IOERR, SQLITE_CANTOPEN):
+            return
+        if isinstance(error, DiskFullError):
+            return  # said already: it came by way of commit()
+        if (path := filesystem.path_of(self._name)) is None:
+            return
+        free = filesystem.free(path)
+        if code == SQLITE_FULL or free < NO_SPACE:
+            raise DiskFullError(
+                f"there is no room for {path} to grow ({error}): its disk has {free} bytes free. "
+                "Delete something or extend the volume; nothing that was committed is lost."
+            ) from error
 
     def _check_usable(self) -> None:
         if self._inherited:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import shutil
 import stat
 import tempfile
 import time
+import urllib.parse
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +163,25 @@ def _is_unwritable(file: Path) -> bool:
             return False
         time.sleep(0.001)
     return True
+
+
+def path_of(name: str) -> Path | None:
+    """Return the file that a database's name stands for; None if that is in memory.
+
+    :param name: what SQLite opens: a path, or a URI (https://sqlite.org/uri.html).
+    """
+    if name.startswith("file:"):
+        uri = urllib.parse.urlsplit(name)
+        query = urllib.parse.parse_qs(uri.query)
+        if query.get("mode") == ["memory"] or query.get("vfs") == ["memdb"]:
+            return None
+        name = urllib.parse.unquote(uri.path)
+    return Path(name).absolute() if name and name != ":memory:" else None
+
+
+def free(path: Path) -> int:
+    """Return the bytes that this user may still write where a path (which need not exist) lies."""
+    return shutil.disk_usage(_nearest(path.absolute())).free
 
 
 def describe(path: Path) -> str:

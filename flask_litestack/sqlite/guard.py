@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import os
 import sys
-import urllib.parse
 from typing import Any
 from weakref import WeakSet
 
 from ..errors import LiveFileError
-from . import driver
+from . import driver, filesystem
 
 #: The connections of each file, by its base name first, so that the hook needs one look-up for a
 #: file that is not ours.
@@ -85,7 +84,7 @@ def _database(name: Any) -> Any:
     if isinstance(name, bytes):
         name = os.fsdecode(name)
     if isinstance(name, str) and name.startswith("file:"):
-        return urllib.parse.unquote(urllib.parse.urlsplit(name).path)
+        return filesystem.path_of(name)
     return name
 
 

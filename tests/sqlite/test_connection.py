@@ -14,6 +14,7 @@ import pytest
 
 from flask_litestack import sqlite
 from flask_litestack.errors import (
+    DiskFullError,
     LockTimeout,
     ReadOnlyError,
     SelfDeadlock,
@@ -22,6 +23,7 @@ from flask_litestack.errors import (
 )
 from flask_litestack.sqlite import driver
 from flask_litestack.sqlite.connection import Connection, is_after_commit
+from tests.disks import fill, small_disk
 from tests.interrupts import interrupt_often
 
 
@@ -664,19 +666,43 @@ def test_interrupts_at_any_moment_lose_no_turn_and_no_lock(
 
 
 def test_a_full_disk_is_an_error_that_damages_nothing(
-    connection: Connection, other: Connection
+    path: Path, connection: Connection, other: Connection
 ) -> None:
     connection.execute("CREATE TABLE big (data BLOB)")
     connection.commit()
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages + 5}")
-    with pytest.raises(driver.OperationalError, match="full"):
+    with pytest.raises(DiskFullError, match=f"{path} to grow .*full.* its disk has [0-9]+ bytes"):
         connection.execute("INSERT INTO big VALUES (zeroblob(1000000))")
     connection.rollback()
     assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.execute("INSERT INTO big VALUES (zeroblob(100))")
     connection.commit()
     assert other.execute("SELECT count(*) FROM big").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_the_first_connection_on_a_full_disk_says_so(tmp_path: Path, is_new: bool) -> None:
+    """SQLite says "disk I/O error" if it has no room for the files beside the database."""
+    with small_disk(tmp_path, 1 << 20) as disk:
+        path = disk / "data.sqlite3"
+        if not is_new:
+            # The driver's own connection: ours would keep a file open on the disk.
+            made = driver.module.connect(path)
+            made.execute("PRAGMA journal_mode = WAL")
+            made.execute("CREATE TABLE t (a)")
+            made.close()
+        fill(disk / "ballast")
+        with pytest.raises(DiskFullError, match=f"{path} .* 0 bytes free") as caught:
+            sqlite.connect(path)
+    assert isinstance(caught.value, driver.OperationalError)
+    assert caught.value.sqlite_errorcode == 13
+
+
+def test_an_io_error_of_a_disk_with_room_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(driver.OperationalError, match="unable to open") as caught:
+        sqlite.connect(tmp_path / "missing" / "data.sqlite3")
+    assert not isinstance(caught.value, DiskFullError)
 
 
 def test_a_lost_connection_gives_its_turn_back(path: Path, connection: Connection) -> None:
