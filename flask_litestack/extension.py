@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from flask import Flask, Response
-from sqlalchemy import MetaData
+from sqlalchemy import Engine, MetaData, event
+from sqlalchemy.engine.interfaces import Dialect
 
 from . import backups, config, up
 from .cable import Cable
@@ -19,6 +21,7 @@ from .errors import ConfigError
 from .jobs.queue import JobQueue
 from .perapp import PerApp, current_flask
 from .sqlite import filesystem
+from .sqlite.databases import Databases
 
 NAME = "litestack"
 
@@ -153,7 +156,26 @@ class Litestack:
             ) from error
         for engine in engines:
             if engine.dialect.name == "sqlite":
+                _prepare_at_first_connect(engine, settings.data_path)
                 tune_with(engine, settings)
 
     def _close_session(self, error: BaseException | None = None) -> None:
         self.db.close_session()
+
+
+def _prepare_at_first_connect(engine: Engine, data_path: Path) -> None:
+    """Have the data folder made and checked before an adopted engine opens a file in it."""
+    prepared = False
+
+    def prepare(dialect: Dialect, record: object, arguments: list[Any], options: object) -> None:
+        nonlocal prepared
+        path = filesystem.path_of(os.fsdecode(arguments[0]))
+        if prepared or path is None or data_path not in path.parents:
+            return
+        filesystem.prepare(data_path, Databases(data_path, (path,)))
+        if path.parent != data_path:
+            filesystem.prepare(path.parent)
+        prepared = True
+
+    # Before the listener of tune(), which makes the connection.
+    event.listen(engine, "do_connect", prepare, insert=True)

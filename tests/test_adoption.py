@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +24,7 @@ from flask_litestack.sqlite.tuning import raw
 from flask_litestack.testing import JobTester
 
 from .conftest import Model, Post
+from .servers import environment
 
 
 class Base(DeclarativeBase):
@@ -115,6 +121,68 @@ def test_flask_sqlalchemy_lite_is_adopted_too(tmp_path: Path) -> None:
             session.add(Post(title="Lite"))
         assert db.session.scalars(select(Post.title)).all() == ["Lite"]
         db.engine.dispose()
+
+
+def make_shop(data_path: Path, uri: str) -> tuple[Flask, Litestack, SQLAlchemy]:
+    db = SQLAlchemy(model_class=Base)
+    litestack = Litestack(db=db)
+    app = Flask("shop")
+    app.config["LITESTACK_DATA_PATH"] = data_path
+    app.config["SQLALCHEMY_DATABASE_URI"] = uri
+    db.init_app(app)
+    litestack.init_app(app)
+    return app, litestack, db
+
+
+def query_as_nobody(data_path: Path, database: Path) -> str:
+    """Query an adopted database as the unprivileged uid 65534; return the error's text."""
+    program = (
+        "import os, sys, pathlib\n"
+        "from sqlalchemy import text\n"
+        "from flask_litestack.errors import DataPathError\n"
+        "from tests.test_adoption import make_shop\n"
+        "app, litestack, db = make_shop(pathlib.Path(sys.argv[1]), f'sqlite:///{sys.argv[2]}')\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "with app.app_context():\n"
+        "    try:\n"
+        "        print(db.session.execute(text('SELECT 1')).scalar())\n"
+        "    except DataPathError as error:\n"
+        "        print(error)\n"
+    )
+    command = [sys.executable, "-c", program, str(data_path), str(database)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["data/shop.db", "data/deeper/shop.db"])
+def test_the_data_folder_is_made_for_an_adopted_database(tmp_path: Path, name: str) -> None:
+    data = tmp_path / "data"
+    app, _, db = make_shop(data, f"sqlite:///{tmp_path / name}")
+    with app.app_context():
+        assert not data.exists()
+        assert db.session.execute(text("SELECT 1")).scalar() == 1
+        db.session.remove()
+        db.engine.dispose()
+    folders = {data, (tmp_path / name).parent}
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, so needs root")
+def test_a_data_folder_that_cannot_hold_an_adopted_database_is_explained() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        data = folder / "data"
+        message = query_as_nobody(data, data / "shop.db")
+        assert f"{data} cannot be created by user" in message
+        assert f"{folder} (owner root, uid 0, mode 0755)" in message
+
+        data.mkdir()
+        os.chown(data, 65534, 65534)
+        (data / "shop.db").touch()
+        message = query_as_nobody(data, data / "shop.db")
+        assert f"cannot write {data}/shop.db (owner root, uid 0, mode 0644)" in message
 
 
 @pytest.fixture
