@@ -128,6 +128,8 @@ class Cursor(driver.Cursor):
                     if fork.pending:
                         connection._wait_for_fork()
                     connection._run(_execute, self, sql, parameters)
+                    if statement.name:
+                        connection._note_setting()
                     if self.description is not None and connection._snapshot is None:
                         self._rows = iter(_fetchall(self))
                 finally:
@@ -214,6 +216,8 @@ class Connection(driver.Connection):
         self._hold: Hold | None = None
         self._writing = False
         self._autocommit = False
+        self._is_lent: Callable[[], bool] | None = None
+        self._altered = False
         self._cursors: WeakSet[Cursor] = WeakSet()
         self._inherited = False
         self._aborted = ""
@@ -294,6 +298,11 @@ class Connection(driver.Connection):
         return self._writing
 
     @property
+    def altered(self) -> bool:
+        """Whether a pragma, or an ATTACH, has changed it for whoever has it next."""
+        return self._altered
+
+    @property
     def awaits_commit(self) -> bool:
         """Whether something is to be done after the commit."""
         return any(works for _, works in self._after)
@@ -324,13 +333,15 @@ class Connection(driver.Connection):
         synchronous: Literal["OFF", "NORMAL", "FULL"],
         watch: bool,
         describe: Callable[[], str] | None,
+        is_lent: Callable[[], bool] | None = None,
     ) -> None:
         """Set up a fresh connection; :func:`connect` and a tuned engine call it.
 
+        :param is_lent: tells whether a pool has lent it: what is set before is meant to stay.
         :raises StoreError: if the file is not a SQLite database, or is damaged.
         """
         try:
-            self._set_up(busy_timeout, synchronous, watch, describe)
+            self._set_up(busy_timeout, synchronous, watch, describe, is_lent)
         except driver.DatabaseError as error:
             self.close()
             if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (SQLITE_CORRUPT, SQLITE_NOTADB):
@@ -346,6 +357,7 @@ class Connection(driver.Connection):
         synchronous: str,
         watch: bool,
         describe: Callable[[], str] | None,
+        is_lent: Callable[[], bool] | None,
     ) -> None:
         self._timeout = busy_timeout
         self.execute("PRAGMA foreign_keys = ON")
@@ -353,6 +365,7 @@ class Connection(driver.Connection):
         path = self._path()
         if path is None:
             return
+        self._is_lent = is_lent  # in memory, the rows would go with an altered connection
         if self._journal_mode() != "wal":
             with opening(path, self._timeout):
                 if self._journal_mode() != "wal":
@@ -765,6 +778,10 @@ class Connection(driver.Connection):
         noted = self._file.syncer.note()
         if self._synchronous == "FULL" or not noted:
             self._file.log.sync()
+
+    def _note_setting(self) -> None:
+        if self._is_lent is not None and self._is_lent():
+            self._altered = True
 
     def _note_failure(self) -> None:
         """Remember when SQLite rolled the whole transaction back by itself (disk full, I/O)."""

@@ -24,10 +24,11 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True)
 class Statement:
-    """A classified statement; ``name`` is that of the savepoint, in lower case."""
+    """A classified statement."""
 
     kind: Kind
     name: str = ""
+    """Of the savepoint, or of the setting that a read changes for the connection, in lower case."""
 
 
 #: What the compiler of a tuned engine writes for SELECT ... FOR UPDATE, which SQLite lacks.
@@ -48,6 +49,14 @@ _VERBS = frozenset({"SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE"}
 _WRITING_PRAGMAS = frozenset({"user_version", "application_id", "schema_version"})
 #: These take the write lock by themselves and refuse, or do nothing, inside a transaction.
 _LONE_PRAGMAS = frozenset({"journal_mode", "optimize", "incremental_vacuum", "auto_vacuum"})
+#: These ask something, end with the transaction, or are set back by SQLAlchemy.
+_PASSING_PRAGMAS = frozenset(
+    {
+        *("table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo"),
+        *("foreign_key_list", "foreign_key_check", "integrity_check", "quick_check"),
+        *("wal_checkpoint", "defer_foreign_keys", "read_uncommitted"),
+    }
+)
 
 _READ = Statement(Kind.READ)
 _WRITE = Statement(Kind.WRITE)
@@ -59,7 +68,9 @@ def classify(sql: str) -> Statement:
     words = _Words(sql)
     first = next(words, "")
     if first in _READS:
-        return _WRITE if FOR_UPDATE in sql else _READ
+        if FOR_UPDATE in sql:
+            return _WRITE
+        return Statement(Kind.READ, "attach") if first in ("ATTACH", "DETACH") else _READ
     if first == "WITH":
         verb = next((word for word in words if word in _VERBS), "")
         reads = verb in _READS and FOR_UPDATE not in sql
@@ -114,6 +125,8 @@ def _pragma(words: list[str]) -> Statement:
         return Statement(Kind.ALONE)
     if name in _WRITING_PRAGMAS and assigns:
         return _WRITE
+    if assigns and name not in _PASSING_PRAGMAS:
+        return Statement(Kind.READ, name)
     return _READ
 
 

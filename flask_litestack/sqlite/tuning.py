@@ -6,11 +6,11 @@ import logging
 import os
 from collections.abc import Callable
 from typing import Any, Literal
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.interfaces import Dialect
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
 from sqlalchemy.sql.selectable import ForUpdateArg, GenerativeSelect
 
 from ..errors import ConfigError
@@ -59,13 +59,21 @@ def tune(
     engine.dialect.statement_compiler = _compiler(engine.dialect)
 
     def do_connect(
-        dialect: Dialect, record: object, arguments: list[Any], options: dict[str, Any]
+        dialect: Dialect,
+        record: ConnectionPoolEntry,
+        arguments: list[Any],
+        options: dict[str, Any],
     ) -> Connection:
+        entry = ref(record)  # which has the connection
         options = {"check_same_thread": False, **options, "factory": Connection, "timeout": 0}
         options["isolation_level"] = None
         connection: Connection = driver.module.connect(*arguments, **options)
         connection.tune(
-            busy_timeout=busy_timeout, synchronous=synchronous, watch=guard, describe=describe
+            busy_timeout=busy_timeout,
+            synchronous=synchronous,
+            watch=guard,
+            describe=describe,
+            is_lent=lambda: (found := entry()) is not None and found.in_use,
         )
         return connection
 
@@ -76,8 +84,13 @@ def tune(
                 "leave that out, or return flask_litestack.sqlite.connect(path) from it."
             )
 
+    def checkin(connection: object, record: ConnectionPoolEntry) -> None:
+        if isinstance(connection, Connection) and connection.altered:
+            record.invalidate()
+
     event.listen(engine, "do_connect", do_connect)
     event.listen(engine, "connect", connect)
+    event.listen(engine, "checkin", checkin)
     engine.clear_compiled_cache()
     engine.dispose()
 

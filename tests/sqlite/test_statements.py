@@ -34,6 +34,25 @@ def test_reading_statements_need_no_transaction(sql: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sql", "name"),
+    [
+        ("PRAGMA foreign_keys = OFF", "foreign_keys"),
+        ("pragma main.cache_size(100)", "cache_size"),
+        ("PRAGMA something_new = 1", "something_new"),
+        ("ATTACH 'other' AS other", "attach"),
+        ("PRAGMA foreign_keys", ""),
+        ("PRAGMA main.table_info('post')", ""),
+        ("PRAGMA foreign_key_check(post)", ""),
+        ("PRAGMA wal_checkpoint(PASSIVE)", ""),
+        ("PRAGMA defer_foreign_keys = ON", ""),
+        ("SELECT 1", ""),
+    ],
+)
+def test_what_changes_the_connection_is_named(sql: str, name: str) -> None:
+    assert classify(sql).name == name
+
+
+@pytest.mark.parametrize(
     "sql",
     [
         "INSERT INTO post VALUES (1)",

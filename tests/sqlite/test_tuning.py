@@ -13,6 +13,7 @@ from sqlalchemy.pool import NullPool
 from flask_litestack import ConfigError, tune
 from flask_litestack.errors import LockError, SelfDeadlock
 from flask_litestack.sqlite import connect, driver
+from flask_litestack.sqlite.connection import Connection
 from flask_litestack.sqlite.tuning import raw
 
 from ..conftest import Model, Post
@@ -130,6 +131,63 @@ def test_the_usual_recipe_of_events_still_works(url: str) -> None:
         session.flush()
         session.rollback()
         assert len(session.scalars(select(Post)).all()) == 2
+    engine.dispose()
+
+
+def foreign_keys(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(text("PRAGMA foreign_keys")).scalar_one())
+
+
+@pytest.mark.parametrize("statement", ["PRAGMA foreign_keys = OFF", "ATTACH ':memory:' AS other"])
+def test_a_connection_whose_settings_were_changed_is_not_lent_again(
+    url: str, statement: str
+) -> None:
+    engine = create_engine(url)
+    tune(engine)
+    with engine.connect() as connection:
+        first = raw(connection)
+        connection.execute(text(statement))
+        if "foreign_keys" in statement:
+            assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 0
+    assert foreign_keys(engine) == 1
+    with engine.connect() as connection:
+        assert raw(connection) is not first
+        assert len(connection.execute(text("PRAGMA database_list")).all()) == 1
+    engine.dispose()
+
+
+def test_settings_made_when_it_connects_stay_and_so_does_the_connection(url: str) -> None:
+    engine = create_engine(url)
+    tune(engine)
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Connection, record: object) -> None:
+        connection.execute("PRAGMA foreign_keys = OFF")
+
+    used = set()
+    for _ in range(3):
+        with engine.connect() as connection:
+            Model.metadata.create_all(connection)  # it asks by PRAGMA what there is
+            connection.commit()
+            used.add(raw(connection))
+        assert foreign_keys(engine) == 0
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        used.add(raw(connection))
+    with engine.connect() as connection:
+        used.add(raw(connection))
+    assert len(used) == 1
+    engine.dispose()
+
+
+def test_a_changed_setting_does_not_cost_a_database_in_memory() -> None:
+    engine = create_engine("sqlite://")
+    tune(engine)
+    Model.metadata.create_all(engine)
+    with engine.connect() as connection:
+        connection.execute(text("PRAGMA foreign_keys = OFF"))
+    with Session(engine) as session:
+        assert session.scalars(select(Post)).all() == []
     engine.dispose()
 
 
