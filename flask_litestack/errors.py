@@ -61,7 +61,7 @@ class ConfigError(LitestackError):
 
 
 class DataPathError(ConfigError):
-    """Raised when the data folder cannot be created, written, or locked."""
+    """Raised when the data folder, or run/ beside a database, cannot be made, written or locked."""
 
 
 class MachineError(LitestackError):

@@ -55,7 +55,7 @@ AUTOCHECKPOINT = 4000
 
 #: Free bytes below which a failure to open or to write is put down to the disk being full: a -shm
 #: file has 32 KiB from its beginning.
-NO_SPACE = 64 * 1024
+LITTLE_SPACE = 64 * 1024
 
 SQLITE_BUSY = 5
 SQLITE_READONLY = 8
@@ -339,6 +339,7 @@ class Connection(driver.Connection):
 
         :param is_lent: tells whether a pool has lent it: what is set before is meant to stay.
         :raises StoreError: if the file is not a SQLite database, or is damaged.
+        :raises DataPathError: if run/ beside it cannot be used.
         """
         try:
             self._set_up(busy_timeout, synchronous, watch, describe, is_lent)
@@ -350,6 +351,10 @@ class Connection(driver.Connection):
                 f"{self._name} is not a SQLite database, or is damaged ({error}). Nothing was "
                 "changed: move it away, or restore a backup."
             ) from error
+        except OSError as error:
+            self.close()
+            path = Path(os.path.realpath(filesystem.path_of(self._name) or self._name))
+            raise filesystem.run_trouble(error, path) from error
 
     def _set_up(
         self,
@@ -811,7 +816,7 @@ class Connection(driver.Connection):
         if (path := filesystem.path_of(self._name)) is None:
             return
         free = filesystem.free(path)
-        if code == SQLITE_FULL or free < NO_SPACE:
+        if code == SQLITE_FULL or free < LITTLE_SPACE:
             raise DiskFullError(
                 f"there is no room for {path} to grow ({error}): its disk has {free} bytes free. "
                 "Delete something or extend the volume; nothing that was committed is lost."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import mmap
 import os
 import shutil
@@ -44,6 +45,9 @@ FUSE_NETWORK = {
 SHARED_FOLDERS = {"vboxsf", "prl_fs", "vmhgfs", "fuse.vmhgfs-fuse"}
 # fmt: on
 
+#: The folder, beside the databases, of the locks and sockets of living processes.
+RUN = "run"
+
 MOUNTS = Path("/proc/self/mountinfo")
 
 #: Lies in the data folder while a restore replaces the files there, one after the other.
@@ -70,7 +74,8 @@ def prepare(path: Path, databases: Databases | None = None) -> None:
     :param databases: by default those that are called ``*.sqlite3``.
     :raises DataPathError: where it cannot be created or written (naming the user, the owner and
         the mode), where a database file in it cannot be written, or where its file system has no
-        locks or no shared memory. A full disk is no reason: what is there can still be read.
+        locks or no shared memory; and where run/ in it, or a file there, is not for us. A full
+        disk is no reason: what is there can still be read.
         Also where a restore was interrupted, which left files of two moments.
     """
     mount = mount_of(path)
@@ -100,6 +105,17 @@ def prepare(path: Path, databases: Databases | None = None) -> None:
             f"{user()} cannot write {describe(file)}."
             f" {_OWN.format(path=file, user=_user_name(_uid()))}"
         )
+    _check_run(path / RUN)
+
+
+def run_trouble(error: OSError, database: Path) -> DataPathError:
+    """Explain why something in run/ beside a database could not be made or opened."""
+    run = database.parent / RUN
+    if not run.is_dir():
+        return _not_a_folder(run, database.name)
+    if isinstance(error, PermissionError):
+        return _not_ours(_nearest(Path(error.filename or run)), run)
+    return DataPathError(f"{run} cannot be used: {error.strerror}. {_ELSEWHERE}")
 
 
 def unsuitable(mount: Mount) -> str | None:
@@ -194,6 +210,32 @@ def describe(path: Path) -> str:
 def user() -> str:
     """Say who this process is: "user app (uid 1000)"."""
     return f"user {_user_name(_uid())} (uid {_uid()})"
+
+
+def _check_run(run: Path) -> None:
+    if not os.path.lexists(run):
+        return
+    if not run.is_dir():
+        raise _not_a_folder(run, "the databases")
+    # Sockets are left out: whoever does not hear a wake-up looks by himself.
+    files = (file for file in run.iterdir() if file.is_file())
+    for place in itertools.chain([run], files):
+        if _is_unwritable(place):
+            raise _not_ours(place, run)
+
+
+def _not_a_folder(run: Path, database: str) -> DataPathError:
+    return DataPathError(
+        f"{run} is a file, but the folder of that name beside {database} is for locks and sockets."
+        " Rename the file, or give the database a folder of its own."
+    )
+
+
+def _not_ours(place: Path, run: Path) -> DataPathError:
+    return DataPathError(
+        f"{user()} cannot write {describe(place)}."
+        f" Run `chown -R {_user_name(_uid())} {run}` as root."
+    )
 
 
 _ELSEWHERE = "Set LITESTACK_DATA_PATH to a folder on a local disk."

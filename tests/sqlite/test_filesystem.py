@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -94,6 +95,43 @@ def test_a_database_left_by_root_is_named(shared_folder: Path) -> None:
 
     assert f"cannot write {shared_folder}/data.sqlite3 (owner root, uid 0, mode 0644)" in message
     assert f"{shared_folder}/data.sqlite3` as root" in message
+
+
+@as_root
+@pytest.mark.parametrize("left", ["run", "run/data.sqlite3.writer"])
+def test_what_root_left_in_run_is_named(shared_folder: Path, left: str) -> None:
+    """Of a `flask shell` on the server, say."""
+    (shared_folder / "run").mkdir(mode=0o700)
+    (shared_folder / "run" / "data.sqlite3.writer").touch(mode=0o600)
+    for path in [shared_folder, *shared_folder.rglob("*")]:
+        os.chown(path, 65534, 65534)
+    os.chown(shared_folder / left, 0, 0)
+
+    message = prepare_as_nobody(shared_folder)
+
+    assert f"cannot write {shared_folder}/{left} (owner root, uid 0, mode 0" in message
+    assert f"{shared_folder}/run` as root" in message
+    assert "chown -R" in message
+
+
+def test_a_file_that_is_called_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+
+    with pytest.raises(DataPathError, match=f"{tmp_path}/run is a file"):
+        filesystem.prepare(tmp_path)
+
+
+@as_root
+def test_the_socket_of_another_user_does_not_stop_the_folder_from_being_used(
+    shared_folder: Path,
+) -> None:
+    os.chown(shared_folder, 65534, 65534)
+    (shared_folder / "run").mkdir()
+    os.chown(shared_folder / "run", 65534, 65534)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as left:
+        left.bind(f"{shared_folder}/run/mailbox")
+
+    assert prepare_as_nobody(shared_folder) == ""
 
 
 MOUNTINFO = """\

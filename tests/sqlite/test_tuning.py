@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,7 @@ from sqlalchemy import Engine, create_engine, event, exc, select, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from flask_litestack import ConfigError, tune
+from flask_litestack import ConfigError, DataPathError, tune
 from flask_litestack.errors import LockError, SelfDeadlock
 from flask_litestack.sqlite import connect, driver
 from flask_litestack.sqlite.connection import Connection
@@ -132,6 +136,47 @@ def test_the_usual_recipe_of_events_still_works(url: str) -> None:
         session.rollback()
         assert len(session.scalars(select(Post)).all()) == 2
     engine.dispose()
+
+
+def test_a_file_called_run_beside_the_database_is_named(url: str, tmp_path: Path) -> None:
+    """A script of that name in the project's folder, say."""
+    (tmp_path / "run").write_text("#!/bin/sh")
+    engine = create_engine(url)
+    tune(engine)
+    with pytest.raises(DataPathError, match=f"{tmp_path}/run is a file, .* app.db"):
+        engine.connect()
+    engine.dispose()
+
+
+CONNECT_AS_NOBODY = """
+import os, sys
+from sqlalchemy import create_engine
+from flask_litestack import DataPathError, tune
+engine = create_engine(f"sqlite:///{sys.argv[1]}")
+tune(engine)
+os.setgid(65534); os.setuid(65534)
+try:
+    engine.connect()
+except DataPathError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, so needs root")
+@pytest.mark.parametrize("left", ["run", "run/app.db.writer"])
+def test_what_root_left_in_run_is_named(left: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "run").mkdir()
+        (folder / "run/app.db.writer").touch(mode=0o600)
+        (folder / "app.db").touch()
+        for path in [folder, *folder.rglob("*")]:
+            os.chown(path, 65534, 65534)
+        os.chown(folder / left, 0, 0)
+        command = [sys.executable, "-c", CONNECT_AS_NOBODY, f"{folder}/app.db"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert f"cannot write {folder}/{left} (owner root, uid 0, mode 0" in done.stdout, done
+        assert "chown -R" in done.stdout
 
 
 def foreign_keys(engine: Engine) -> int:
