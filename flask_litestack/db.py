@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from flask import g, has_request_context, request
 from flask.globals import app_ctx
@@ -21,6 +20,7 @@ from .config import Settings
 from .errors import ConfigError, ReadOnlyError, TransactionError
 from .perapp import PerApp
 from .process import activity
+from .sqlite import filesystem
 from .sqlite.connection import Connection, connect, is_after_commit
 from .sqlite.databases import Databases
 from .sqlite.tuning import raw, tune
@@ -60,12 +60,23 @@ class Database:
         """The file of the app's tables."""
         path = _file_of(self.engine)
         if path is None:
-            raise ConfigError("the app's database is in memory, which is good for tests only.")
+            raise ConfigError(self.why_no_file())
         return path
+
+    def why_no_file(self) -> str:
+        """Say why there is no file of the app's tables, which jobs and backup need; "" if any."""
+        engine = self.engine
+        if _file_of(engine) is not None:
+            return ""
+        if (kind := engine.dialect.name) == "sqlite":
+            found = "in memory, which is good for tests only"
+        else:
+            found = f"{kind}, not SQLite"
+        return f"the app's database is {found}: jobs and backup are not available."
 
     @property
     def engine(self) -> Engine:
-        """The tuned engine of the current app."""
+        """The engine of the current app: tuned, unless it is an adopted one not on SQLite."""
         return self._engines.current()
 
     @property
@@ -305,6 +316,8 @@ class Database:
         settings = self._settings()
         if self._adopted is not None:
             engine = _default_engine(self._adopted)
+            if engine.dialect.name != "sqlite":
+                return engine  # sessions without our transactions, cache and cable do without
         else:
             url = URL.create("sqlite+pysqlite", database=str(settings.data_path / FILE))
             engine = create_engine(
@@ -359,12 +372,10 @@ def _default_engine(adopted: Any) -> Engine:
 
 def _file_of(engine: Engine) -> Path | None:
     """The file of an engine; None if it is in memory, or not SQLite's."""
-    database = engine.url.database
-    if engine.dialect.name != "sqlite" or not database or ":memory:" in database:
+    if engine.dialect.name != "sqlite":
         return None
-    if database.startswith("file:"):
-        database = unquote(urlsplit(database).path)
-    return Path(database).absolute()
+    (name,), _ = engine.dialect.create_connect_args(engine.url)
+    return filesystem.path_of(name)
 
 
 def _is_pending(session: Session) -> bool:

@@ -66,13 +66,18 @@ def checks(litestack: Litestack) -> Iterator[Finding]:
     looks: dict[str, Callable[[], Iterable[Finding]]] = {
         "disk": lambda: [health.check_space(litestack.db.files(settings.data_path))],
         "jobs": lambda: jobs_health.findings(litestack.jobs, settings),
-        "backup": lambda: backups.check(settings, litestack.db),
+        "backup": lambda: _look_at_backup(litestack),
     }
     for name, look in looks.items():
         try:
             yield from look()
         except _ERRORS as error:
             yield Finding(name, Severity.ERROR, str(getattr(error, "orig", error)))
+
+
+def _look_at_backup(litestack: Litestack) -> Iterator[Finding]:
+    if not litestack.db.why_no_file():
+        yield from backups.check(litestack.settings, litestack.db)
 
 
 def _read(litestack: Litestack) -> None:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,20 @@ def query_as_nobody(data_path: Path, database: Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize("query", ["uri=true", "mode=rwc&uri=true"])
+def test_the_file_of_a_uri_is_found(tmp_path: Path, query: str) -> None:
+    path = tmp_path / "my shop.db"
+    app, litestack, db = make_shop(tmp_path, f"sqlite:///file:{tmp_path}/my%20shop.db?{query}")
+    with app.app_context():
+        assert litestack.db.path == path
+        db.session.execute(text("CREATE TABLE t (a)"))
+        db.session.commit()
+        with closing(litestack.db.connect()) as connection:
+            assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
+        db.session.remove()
+        db.engine.dispose()
 
 
 @pytest.mark.parametrize("name", ["data/shop.db", "data/deeper/shop.db"])

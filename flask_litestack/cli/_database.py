@@ -17,6 +17,8 @@ from ..sqlite.tuning import raw
 
 def status(db: Database, settings: Settings) -> dict[str, Any]:
     """Say where the database is and who writes to it right now."""
+    if reason := db.why_no_file():
+        return {"file": None, "note": reason}
     path = db.path
     holder = file_at(path).queue.holder() if path.exists() else None
     return {
@@ -29,6 +31,9 @@ def status(db: Database, settings: Settings) -> dict[str, Any]:
 
 def findings(db: Database, settings: Settings) -> Iterator[Finding]:
     """Check the database file through the engine that the app uses."""
+    if reason := db.why_no_file():
+        yield Finding("database", Severity.WARNING, f"{reason[0].upper()}{reason[1:]}")
+        return
     path = db.path
     if settings.data_path not in path.parents:
         yield Finding(

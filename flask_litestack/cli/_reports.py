@@ -12,12 +12,13 @@ folder is there; neither creates a file that is not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from .. import backups
 from ..errors import LitestackError
 from ..extension import Litestack
 from ..sqlite import driver
@@ -31,22 +32,35 @@ REPORTS = {
     "jobs": "flask_litestack.cli.jobs",
 }
 
+_ERRORS = (LitestackError, SQLAlchemyError, driver.Error)
+
 
 def status(litestack: Litestack) -> dict[str, Any]:
-    """Collect the status of every part, by its name."""
+    """Collect the status of every part, by its name; a part that fails has a ``problem``."""
     found: dict[str, Any] = {}
     for name, report in _reports("status"):
-        found[name] = report(getattr(litestack, name), litestack.settings)
+        try:
+            found[name] = report(getattr(litestack, name), litestack.settings)
+        except _ERRORS as error:
+            found[name] = {"problem": str(getattr(error, "orig", error))}
     return found
 
 
 def findings(litestack: Litestack) -> Iterator[Finding]:
-    """Collect the findings of every part."""
+    """Collect the findings of every part, and of the last backup."""
     for name, report in _reports("findings"):
-        try:
-            yield from report(getattr(litestack, name), litestack.settings)
-        except (LitestackError, SQLAlchemyError, driver.Error) as error:
-            yield Finding(name, Severity.ERROR, str(getattr(error, "orig", error)))
+        yield from _findings_of(name, report, getattr(litestack, name), litestack.settings)
+    if not litestack.db.why_no_file():
+        yield from _findings_of("backup", backups.check, litestack.settings, litestack.db)
+
+
+def _findings_of(
+    name: str, look: Callable[..., Iterable[Finding]], *arguments: Any
+) -> Iterator[Finding]:
+    try:
+        yield from look(*arguments)
+    except _ERRORS as error:
+        yield Finding(name, Severity.ERROR, str(getattr(error, "orig", error)))
 
 
 def _reports(function: str) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from .. import backups, production
+from .. import production
 from ..extension import Litestack
 from ..perapp import current_flask
 from ..sqlite import health
@@ -44,7 +44,6 @@ def _findings(litestack: Litestack) -> Iterator[Finding]:
     yield from folder
     if path.exists() and all(finding.severity is not Severity.ERROR for finding in folder):
         yield from _reports.findings(litestack)
-        yield from backups.check(litestack.settings, litestack.db)
     yield from production.findings(current_flask(), litestack)
 
 

@@ -21,10 +21,15 @@ from ._output import json_option, show
 @click.command
 @json_option
 @with_litestack
-def command(litestack: Litestack, as_json: bool) -> None:
-    """Show the files, the processes and the state of each part."""
+@click.pass_context
+def command(context: click.Context, litestack: Litestack, as_json: bool) -> None:
+    """Show the files, the processes and the state of each part.
+
+    Ends with exit code 1 if a part cannot be read.
+    """
     path = litestack.settings.data_path
     databases = litestack.db.files(path)
+    parts = _reports.status(litestack) if path.is_dir() else {}
     show(
         {
             "data_path": str(path),
@@ -33,10 +38,11 @@ def command(litestack: Litestack, as_json: bool) -> None:
             "processes": _processes(databases),
             "backup": backups.last(path),
             "degraded": up.degraded(litestack),
-            **(_reports.status(litestack) if path.is_dir() else {}),
+            **parts,
         },
         as_json,
     )
+    context.exit(1 if any("problem" in part for part in parts.values()) else 0)
 
 
 def _files(databases: Databases) -> list[dict[str, Any]]:

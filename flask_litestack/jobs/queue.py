@@ -246,7 +246,7 @@ class JobQueue:
 
     def is_used(self) -> bool:
         """Tell whether there has ever been a job; creates nothing."""
-        if not self._database.path.exists():
+        if self._database.why_no_file() or not self._database.path.exists():
             return False
         with closing(self._database.connect()) as connection:
             return SCHEMA.is_there(connection)

@@ -98,10 +98,15 @@ def tune(
 def raw(connection: Any) -> Connection:
     """Return our DB-API connection under a SQLAlchemy connection.
 
-    :raises ConfigError: if its engine is not tuned.
+    :raises ConfigError: if its engine is not tuned, or not on SQLite.
     """
     found = connection.connection.dbapi_connection
     if not isinstance(found, Connection):
+        if connection.dialect.name != "sqlite":
+            raise ConfigError(
+                f"{connection.engine.url} is not SQLite, which jobs, db.write(), db.read() and "
+                "db.after_commit() need."
+            )
         raise ConfigError(
             f"{connection.engine.url} is not tuned; call flask_litestack.tune(engine)."
         )

@@ -33,6 +33,26 @@ def create_app():
     return app
 """
 
+ADOPTING_SHOP = """
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_litestack import Litestack
+
+app = Flask(__name__)
+app.config["LITESTACK_DATA_PATH"] = {data_path!r}
+app.config["SQLALCHEMY_DATABASE_URI"] = {uri!r}
+db = SQLAlchemy(app)
+litestack = Litestack(db=db)
+litestack.init_app(app)
+"""
+
+
+def adopting_shop(folder: Path, uri: str) -> None:
+    """Write a shop.py that adopts Flask-SQLAlchemy, and make its data folder."""
+    data_path = folder / "data"
+    data_path.mkdir()
+    (folder / "shop.py").write_text(ADOPTING_SHOP.format(data_path=str(data_path), uri=uri))
+
 
 def flask(
     folder: Path, *arguments: str, stdin: str = "", **variables: str

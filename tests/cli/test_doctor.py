@@ -10,7 +10,7 @@ import pytest
 from flask_litestack.sqlite import driver
 from tests.disks import on_a_disk
 
-from .commands import as_json, litestack
+from .commands import adopting_shop, as_json, litestack
 from .test_status import writer
 
 
@@ -85,21 +85,37 @@ def test_a_file_of_another_user_is_an_error_that_names_it(used_shop: Path) -> No
 
 @on_a_disk
 def test_an_adopted_database_outside_the_data_folder_is_a_warning(tmp_path: Path) -> None:
-    (tmp_path / "shop.py").write_text(
-        "from flask import Flask\n"
-        "from flask_sqlalchemy import SQLAlchemy\n"
-        "from flask_litestack import Litestack\n"
-        "app = Flask(__name__)\n"
-        f"app.config['LITESTACK_DATA_PATH'] = {str(tmp_path / 'data')!r}\n"
-        f"app.config['SQLALCHEMY_DATABASE_URI'] = 'sqlite:///{tmp_path}/elsewhere.db'\n"
-        "db = SQLAlchemy(app)\n"
-        "litestack = Litestack(db=db)\n"
-        "litestack.init_app(app)\n"
-    )
-    (tmp_path / "data").mkdir()
+    adopting_shop(tmp_path, f"sqlite:///{tmp_path}/elsewhere.db")
 
     done = litestack(tmp_path, "doctor", "--json")
 
     [finding] = [f for f in as_json(done) if f["severity"] == "warning"]
     assert done.returncode == 0
     assert f"{tmp_path}/elsewhere.db is not in the data folder" in finding["what"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "what"),
+    [
+        ("postgresql+psycopg://me:secret@localhost:1/shop", "is postgresql, not SQLite"),
+        ("sqlite://", "is in memory, which is good for tests only"),
+    ],
+)
+def test_an_adopted_database_that_is_no_file_is_said_plainly(
+    tmp_path: Path, uri: str, what: str
+) -> None:
+    adopting_shop(tmp_path, uri)
+
+    doctor = litestack(tmp_path, "doctor", "--json")
+    status = litestack(tmp_path, "status", "--json")
+
+    expected = f"app's database {what}: jobs and backup are not available."
+    [finding] = [f for f in as_json(doctor) if f["check"] in ("database", "jobs", "backup")]
+    assert finding["severity"] == "warning"
+    assert expected in finding["what"]
+    assert doctor.returncode == 0, doctor.stdout
+    assert status.returncode == 0, status.stderr
+    found = as_json(status)
+    assert expected in found["db"]["note"]
+    assert found["degraded"] == []
+    assert found["cable"]["clients"] == 0

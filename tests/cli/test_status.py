@@ -89,6 +89,19 @@ def test_a_person_reads_aligned_words_and_sizes(used_shop: Path) -> None:
     assert "\nprocesses  none\n" in text
 
 
+def test_a_part_that_cannot_be_read_does_not_hide_the_others(shop: Path) -> None:
+    (shop / "data").mkdir()
+    (shop / "data" / "data.sqlite3").write_bytes(b"not a database, certainly" * 100)
+
+    done = litestack(shop, "status", "--json")
+
+    found = as_json(done)
+    assert done.returncode == 1
+    assert "is not a SQLite database" in found["jobs"]["problem"]
+    assert found["cable"]["clients"] == 0
+    assert found["files"][0]["name"] == "data.sqlite3"
+
+
 #: A Python that another user may run too, which one in root's home is not.
 SYSTEM_PYTHON = "/usr/bin/python3"
 

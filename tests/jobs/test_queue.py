@@ -292,7 +292,7 @@ def test_another_database_than_sqlite_is_refused(tmp_path: Path) -> None:
     def send() -> None:
         pass
 
-    with app.app_context(), pytest.raises(ConfigError, match="only sqlite"):
+    with app.app_context(), pytest.raises(ConfigError, match="postgresql, not SQLite: jobs"):
         send.enqueue()
 
 

@@ -134,6 +134,24 @@ def test_the_socket_of_another_user_does_not_stop_the_folder_from_being_used(
     assert prepare_as_nobody(shared_folder) == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("/data/shop.db", "/data/shop.db"),
+        ("file:/data/shop.db", "/data/shop.db"),
+        ("file:///data/my%20shop.db?mode=ro", "/data/my shop.db"),
+        ("file:/data/shop.db?vfs=unix", "/data/shop.db"),
+        ("", None),
+        (":memory:", None),
+        ("file::memory:?cache=shared", None),
+        ("file:shop?mode=memory&cache=shared", None),
+        ("file:/shop?vfs=memdb", None),
+    ],
+)
+def test_the_file_of_a_databases_name(name: str, path: str | None) -> None:
+    assert filesystem.path_of(name) == (None if path is None else Path(path))
+
+
 MOUNTINFO = """\
 22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
