@@ -4,6 +4,9 @@ POSIX drops every lock that a process has on a file as soon as it closes any des
 file. A plain ``open()``, ``shutil.copyfile`` or a second SQLite library therefore takes the locks
 of our connections away, and committed rows are lost later (tests/sqlite/test_guard.py). An audit
 hook sees these calls before they happen and turns them into an error.
+
+It is told a path only. So it does not know a file that is opened by ``dir_fd`` and a name, nor a
+descriptor that was opened before our first connection and is closed after it.
 """
 
 from __future__ import annotations
