@@ -70,7 +70,14 @@ MIXED = [
     Cell("80/20, 8 threads", _workloads.mixed, threads=8),
 ]
 SATURATE = Cell("16 saturating processes, 2 ms each", _workloads.saturate, processes=16, longer=3)
-CELLS = [READ, UPDATE, UPDATE_8, UPDATE_THREADS, *MIXED, SATURATE]
+READS = [
+    *(Cell(f"point read, {n} processes", _workloads.point_read, processes=n) for n in (2, 4, 8)),
+    Cell("point read, 8 threads", _workloads.point_read, threads=8),
+]
+UPDATES = [
+    Cell(f"update, {n} processes", _workloads.read_modify_write, processes=n) for n in (2, 4)
+]
+CELLS = [READ, *READS, UPDATE, *UPDATES, UPDATE_8, UPDATE_THREADS, *MIXED, SATURATE]
 REQUEST = "a request with one SELECT"
 
 Table = dict[str, dict[str, Result]]
