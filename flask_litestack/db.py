@@ -291,6 +291,8 @@ class Database:
         session = self.session
         if _is_explicit(session) or _is_pending(session):
             return True
+        if not session.is_active:
+            return True  # after a flush that failed: whoever goes on with it must be told
         for used in _used(session):
             connection = used.connection.dbapi_connection
             if not isinstance(connection, Connection):
