@@ -279,6 +279,18 @@ def test_whoever_dies_the_roles_come_back(shop: Path, victims: str) -> None:
         wait_for_roles(server, web=1)
 
 
+def test_the_role_comes_back_although_there_are_workers_enough(shop: Path) -> None:
+    """SIGTTIN comes between a death and gunicorn's noticing it; SIGTTOU makes one too many."""
+    with running(GUNICORN, shop) as server:
+        for _ in range(10):
+            wait_for_roles(server, web=1)
+            os.kill(int(server.get("/workers")), signal.SIGKILL)
+            os.kill(server.pid, signal.SIGTTIN)
+            time.sleep(0.05)
+            os.kill(server.pid, signal.SIGTTOU)
+            wait_until(lambda: server.get("/workers") != "", server.output)
+
+
 def test_reload_serves_the_code_that_was_changed(shop: Path) -> None:
     with running([*GUNICORN, "--reload"], shop) as server:
         assert server.get() == "version 1"

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -48,9 +49,8 @@ def add_worker(server: Any) -> None:
     server.cfg.set("workers", server.cfg.workers + 1)
     server.num_workers = server.cfg.workers
     setattr(server.cfg, _MARK, True)
-    handle_ttou = type(server).handle_ttou
-    # gunicorn stops at one worker, which could be the one that runs jobs.
-    server.handle_ttou = lambda: handle_ttou(server) if server.num_workers > 2 else None
+    server.handle_ttou = partial(_handle_ttou, server)
+    server.manage_workers = partial(_manage_workers, server)
 
 
 class RoleWorker(ThreadWorker):  # type: ignore[misc]
@@ -121,18 +121,18 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
             settings = litestack.settings
         self._own_pid = os.getpid()
         self._grace = min(settings.jobs_grace, max(0.0, self.cfg.graceful_timeout - MARGIN))
-        self._jobs = Worker(
-            app,
-            litestack.jobs,
-            queues=settings.jobs_queues,
-            threads=settings.jobs_threads,
-            supervised=True,
-            tick=self._tick,
-        )
-        if not self.alive:
-            return
-        quicken()
         try:
+            self._jobs = Worker(
+                app,
+                litestack.jobs,
+                queues=settings.jobs_queues,
+                threads=settings.jobs_threads,
+                supervised=True,
+                tick=self._tick,
+            )
+            if not self.alive:
+                return
+            quicken()
             self._jobs.run()
         except (LitestackError, OSError, driver.Error) as error:
             self.log.error("The job worker cannot run: %s", error)
@@ -140,9 +140,8 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
         except Exception:
             self.log.exception("The job worker has failed.")
             self._rest()
-        else:
-            if self._jobs.has_stuck_jobs:
-                leave(0)
+        if self._jobs is not None and self._jobs.has_stuck_jobs:
+            leave(0)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: finish what runs within the grace time. gunicorn may send it again and again."""
@@ -182,6 +181,24 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
 
     def _has_lost_its_parent(self) -> bool:
         return bool(self.ppid != os.getppid())
+
+
+def _handle_ttou(server: Any) -> None:
+    """Have one worker less. gunicorn stops at one, which could be the one that runs jobs."""
+    if server.num_workers > 2:
+        type(server).handle_ttou(server)
+
+
+def _manage_workers(server: Any) -> None:
+    """Have as many workers as there should be, and one of them for jobs.
+
+    There may be enough without that: when it dies, and SIGTTIN and SIGTTOU come before gunicorn
+    has noticed. With one more gunicorn ends the oldest of the others.
+    """
+    type(server).manage_workers(server)
+    if not any(getattr(worker, "runs_jobs", True) for worker in server.WORKERS.values()):
+        server.spawn_worker()
+        type(server).manage_workers(server)
 
 
 def _wants_jobs(app: Any) -> bool:
