@@ -105,11 +105,11 @@ class CurrentJob:
         with self._mutex:
             if not self._in_task:
                 return
-            if self._cancel_coroutine is not None and not self._interrupted:
+            again, self._interrupted = self._interrupted, True  # before it can be asked for
+            if self._cancel_coroutine is not None and not again:
                 self._cancel_coroutine()
             else:
                 _raise_in(self._thread, JobTimeout)
-            self._interrupted = True
 
 
 def current_job() -> CurrentJob | None:
