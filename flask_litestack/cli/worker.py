@@ -11,7 +11,7 @@ import click
 from flask import Flask
 
 from ..extension import Litestack
-from ..jobs.process import handle_stop, leave, run_worker
+from ..jobs.process import become_worker, leave, run_worker
 from ..jobs.supervisor import Supervisor
 from ..jobs.worker import Progress, Worker
 from ..perapp import current_flask
@@ -63,7 +63,9 @@ def _drain(app: Flask, litestack: Litestack, queues: tuple[str, ...], threads: i
     worker = Worker(
         app, litestack.jobs, queues=queues, threads=threads, drain=True, tick=bar.update
     )
-    handle_stop(worker, signal.SIGTERM, signal.SIGINT)
+    become_worker()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
     worker.run()
     bar.end(worker.progress)
     code = 1 if worker.progress.failed else 0

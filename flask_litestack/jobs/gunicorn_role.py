@@ -23,7 +23,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from ..errors import LitestackError
 from ..sqlite import driver
-from .process import is_of_another, leave, quicken
+from .process import become_worker, leave
 from .worker import Progress, Worker
 
 #: Seconds before gunicorn's own SIGKILL by which running jobs must have been put back.
@@ -119,7 +119,6 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
         litestack = app.extensions["litestack"]
         with app.app_context():
             settings = litestack.settings
-        self._own_pid = os.getpid()
         self._grace = min(settings.jobs_grace, max(0.0, self.cfg.graceful_timeout - MARGIN))
         try:
             self._jobs = Worker(
@@ -132,7 +131,7 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
             )
             if not self.alive:
                 return
-            quicken()
+            become_worker()
             self._jobs.run()
         except (LitestackError, OSError, driver.Error) as error:
             self.log.error("The job worker cannot run: %s", error)
@@ -147,14 +146,14 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
         """SIGTERM: finish what runs within the grace time. gunicorn may send it again and again."""
         if self._jobs is None:
             super().handle_exit(sig, frame)
-        elif not is_of_another(self._own_pid, sig):
+        else:
             self.alive = False
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """SIGQUIT and SIGINT: put back what runs."""
         if self._jobs is None:
             super().handle_quit(sig, frame)
-        elif not is_of_another(self._own_pid, sig):
+        else:
             self._jobs.stop(0.5)
             self.alive = False
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from flask import Flask
@@ -38,11 +39,11 @@ def run_worker(
             is_orphan = True
             worker.stop()
 
-    quicken()
+    become_worker()
     worker = Worker(
         app, jobs, queues=queues, threads=threads, drain=drain, supervised=True, tick=tick
     )
-    handle_stop(worker, signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     code = worker.run()
     if drain and code == 0 and worker.progress.failed:
         code = EXIT_JOBS_FAILED
@@ -51,36 +52,50 @@ def run_worker(
     return code
 
 
-def quicken() -> None:
-    """Have a busy thread give the interpreter to another sooner than after Python's 5 ms.
+def become_worker() -> None:
+    """Make this process one that runs jobs, for as long as it lives.
 
-    The thread that claims jobs needs it for moments only, and everything waits for it.
+    A busy thread then gives the interpreter to another sooner than after Python's 5 ms: the one
+    that claims jobs needs it for moments only, and everything waits for it. And signals end what
+    a job forks, which inherits handlers that would only tell a copy of the worker to stop.
     """
+    global _is_worker
+    _is_worker = True
     sys.setswitchinterval(0.001)
 
 
-def handle_stop(worker: Worker, *numbers: int) -> None:
-    """Have signals stop a worker of this process."""
-    pid = os.getpid()
-
-    def stop(number: int, frame: object) -> None:
-        if not is_of_another(pid, number):
-            worker.stop()
-
-    for number in numbers:
-        signal.signal(number, stop)
+_is_worker = False
+_held = threading.local()
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 
 
-def is_of_another(pid: int, number: int) -> bool:
-    """Tell whether a signal handler of process ``pid`` runs in another one, which it then ends.
+def _before_fork() -> None:
+    # Python forgets, in the child, a signal that comes before it is ready for any.
+    if _is_worker:
+        _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
-    A process that a job has forked inherits the handlers of its worker, which do not end it.
-    """
-    if os.getpid() == pid:
-        return False
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    return True
+
+def _after_fork_in_parent() -> None:
+    if _is_worker:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+
+
+def _after_fork_in_child() -> None:
+    global _is_worker
+    if _is_worker:
+        _is_worker = False
+        for number in (signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
 
 
 def leave(code: int) -> None:

@@ -61,7 +61,11 @@ def test_every_backup_is_of_one_moment_and_a_restored_one_ships_the_rest_once(
     with running(GUNICORN, TREE, {"LITESTACK_DATA_PATH": str(data)}, logs=tmp_path) as server:
         with create_app(data).app_context(), Customers(server.port, CUSTOMERS) as customers:
             wait_until(lambda: len(customers.taken) > 20, server.output)
-            made = [litestack.backup(backups) for _ in range(BACKUPS)]
+            made = []
+            for _ in range(BACKUPS):
+                before = len(customers.taken)
+                made.append(litestack.backup(backups))
+                wait_until(lambda n=before: len(customers.taken) > n + CUSTOMERS, server.output)
             litestack.db.close_session()
             litestack.db.engine.dispose()
         assert customers.refused == []
