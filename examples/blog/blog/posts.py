@@ -9,7 +9,6 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 from flask_login import current_user, login_required
 from markupsafe import Markup
-from slugify import slugify
 from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 from wtforms import DateTimeLocalField, StringField, TextAreaField
@@ -19,6 +18,7 @@ from . import fragments, litestack, live, tasks
 from .forms import TextForm
 from .models import ID, Comment, Post, now
 from .pagination import paginate
+from .slugs import slug_of
 
 blueprint = Blueprint("posts", __name__)
 
@@ -223,7 +223,7 @@ def free_slug(session: Session, title: str) -> str:
 
     Call it inside ``db.write()``: until that ends nobody else can take the slug.
     """
-    wanted = slugify(title, max_length=80) or "post"
+    wanted = slug_of(title) or "post"
     like = Post.slug.startswith(f"{wanted}-", autoescape=True)
     taken = set(session.scalars(select(Post.slug).where((Post.slug == wanted) | like)))
     numbered = (wanted if n == 1 else f"{wanted}-{n}" for n in count(1))

@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 from flask.cli import with_appcontext
-from slugify import slugify
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from werkzeug.security import generate_password_hash
 
 from . import litestack
 from .models import Comment, Post, User, now
+from .slugs import slug_of
 
 DEMO = Path(__file__).with_name("demo.toml")
 EMAIL = "demo@example.com"
@@ -41,12 +41,12 @@ def add_demo(session: Session, demo: dict[str, Any], password_hash: str) -> int:
     """Add the users, posts and comments that are missing, and return the number of posts."""
     users = {name: find_or_add_user(session, name, password_hash) for name in demo["authors"]}
     slugs = set(session.scalars(select(Post.slug)))
-    missing = [post for post in demo["posts"] if slugify(post["title"]) not in slugs]
+    missing = [post for post in demo["posts"] if slug_of(post["title"]) not in slugs]
     for post in reversed(missing):  # the oldest first, so that its id is the lowest
         published_at = now() - timedelta(days=post["days_ago"])
         row = Post(
             author_id=users[post["author"]].id,
-            slug=slugify(post["title"]),
+            slug=slug_of(post["title"]),
             title=post["title"],
             body=post["body"],
             published_at=published_at,
@@ -67,7 +67,7 @@ def add_demo(session: Session, demo: dict[str, Any], password_hash: str) -> int:
 
 def find_or_add_user(session: Session, name: str, password_hash: str) -> User:
     """The first author in the file is the demo login; the others cannot log in."""
-    email = EMAIL if name == "Demo" else f"{slugify(name)}@example.com"
+    email = EMAIL if name == "Demo" else f"{slug_of(name)}@example.com"
     user = session.scalar(select(User).where(User.email == email))
     if user is None:
         if email != EMAIL:

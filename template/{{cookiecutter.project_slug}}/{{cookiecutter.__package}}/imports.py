@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 from flask.cli import with_appcontext
-from slugify import slugify
 from sqlalchemy import select
 
 from . import litestack
 from .models import Post, User
+from .slugs import slug_of
 
 LONGEST = 100_000  # characters
 
@@ -50,7 +50,7 @@ def read(path: Path) -> str:
 @litestack.task
 def import_post(author_id: int, name: str, text: str) -> None:
     """Add a post unless there is one; the job succeeds when, and only when, its row is there."""
-    slug = slugify(name, max_length=80) or "post"
+    slug = slug_of(name) or "post"
     with litestack.db.write() as session:
         if session.scalar(select(Post.id).where(Post.slug == slug)):
             return
