@@ -16,6 +16,8 @@ from flask import Flask, g
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
 
+from flask_litestack.sqlite.databases import Databases
+
 BLOG = Path(__file__).parents[1] / "examples" / "blog"
 
 
@@ -67,7 +69,11 @@ class OnPostgres:
         with self.session.begin():
             yield self.session
 
-    def joins(self) -> bool:
+    def files(self, folder: Path) -> Databases:
+        """Those in the data folder alone."""
+        return Databases.of(folder, [])
+
+    def holds_changes(self) -> bool:
         """Nothing waits for a commit here."""
         return False
 
