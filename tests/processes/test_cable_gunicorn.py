@@ -410,12 +410,18 @@ def test_a_small_limit_of_open_files_refuses_new_clients_and_drops_nobody(tmp_pa
 
 def test_the_members_of_a_killed_worker_vanish_at_once(tmp_path: Path) -> None:
     with gunicorn(tmp_path, "--workers", "2") as server:
-        clients = [Client(server.port, f"/cable?user={n}") for n in range(40)]
-        for client in clients:
-            client.subscribe("posts/7")
+        clients: list[Client] = []
+        wait_until(lambda: len(server.children()) == 3)
+        killed, _, other = server.children()  # the second one runs jobs
+        for stopped in (killed, other):  # half of the clients to each of those that serve
+            os.kill(stopped, signal.SIGSTOP)
+            for n in range(len(clients), len(clients) + 20):
+                clients.append(Client(server.port, f"/cable?user={n}"))
+                clients[-1].subscribe("posts/7")
+            os.kill(stopped, signal.SIGCONT)
         for client in clients:
             wait_until(lambda c=client: c.read()["data"] == {"count": 40})
-        os.kill(server.children()[0], signal.SIGKILL)
+        os.kill(killed, signal.SIGKILL)
         before = time.monotonic()
         counts = dict.fromkeys(clients, 40)
         while len(counts) == 40 or set(counts.values()) != {len(counts)}:
