@@ -181,14 +181,22 @@ class SQLiteCache(BaseCache):
             self._complain("read", error)
             stored = [None] * len(wanted)
         values: list[Any] = []
+        loads, pending = pickle.loads, self._pending
         for (number, key), value in zip(wanted, stored, strict=True):
-            found = _MISSING
-            if value is not None and not (self._pending and context.hides(number)):
-                found = self._value(number, key, value)
-            if found is _MISSING:
+            if value is None or (pending and context.hides(number)):
                 context.missed(number)
-                found = None
-            values.append(found)
+                value = None
+            elif value.__class__ is bytes:
+                try:
+                    value = loads(value)  # here rather than in _value(): that is a fifth slower
+                except JobError:
+                    raise
+                except Exception:
+                    value = self._value(number, key, value)
+                    if value is _MISSING:
+                        context.missed(number)
+                        value = None
+            values.append(value)
         return values
 
     def has(self, key: str) -> bool:

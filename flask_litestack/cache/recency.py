@@ -38,6 +38,15 @@ NOW = 8
 GENERATION = 9
 
 
+def _age(past: int) -> int:
+    """Return the age of an entry from "now minus its byte", modulo 256."""
+    ticks = (past + 1 >> 1) % _WRAP + 1
+    return 2 * ticks if past & 1 else 3 * ticks  # "now" is even
+
+
+_AGES = tuple(map(_age, range(256)))
+
+
 class Recency:
     """The table, shared by all processes that map the same file.
 
@@ -87,14 +96,12 @@ class Recency:
 
     def oldest_first(self, numbers: Iterable[int]) -> list[int]:
         """Sort entries by how little they will be missed."""
-        table, mask, now = self.table, self.mask, self.table[NOW] >> 1
-
-        def age(number: int) -> int:
-            stamp = table[HEAD + (number & mask)]
-            ticks = (now - (stamp >> 1)) % _WRAP + 1
-            return 2 * ticks if stamp & 1 else 3 * ticks
-
-        return sorted(numbers, key=age, reverse=True)
+        table, mask, now, ages = self.table, self.mask, self.table[NOW], _AGES
+        return sorted(
+            numbers,
+            key=lambda number: ages[(now - table[HEAD + (number & mask)]) & 0xFF],
+            reverse=True,
+        )
 
     def close(self) -> None:
         """Unmap the table."""

@@ -31,9 +31,10 @@ LOOK = 1.0
 FLUSH = 10.0
 
 #: Inserts after which a full cache evicts as many entries, and neighbours that are candidates.
-#: One of sixteen after each insert is better by half a point of hit rate, and halves the speed.
-INSERTS_PER_EVICTION = 4
-WINDOW = 48
+#: Fewer at a time, out of a window as large, are better by half a point of hit rate at most
+#: (benchmarks/cache_hit_rate.py), and slower: four by a fifth, one by half.
+INSERTS_PER_EVICTION = 8
+WINDOW = 64
 
 #: From this need in bytes on whole leaves are emptied: only that frees pages.
 LARGE = 16 * 1024
@@ -247,7 +248,7 @@ class Store:
         values: list[bytes | int | None] = []
         with self._taken(now) as connection:
             table, mask, stamp = self._table, self._mask, self._table[NOW] | 1
-            hits = 0
+            misses = 0
             for start in range(0, len(wanted), BATCH):
                 batch = wanted[start : start + BATCH]
                 numbers = [number for number, _ in batch]
@@ -255,12 +256,12 @@ class Store:
                 for (number, key), (found, value) in zip(batch, rows, strict=True):
                     if found == key:  # and not another key of the same hash
                         table[HEAD + (number & mask)] = stamp
-                        hits += 1
                         values.append(value)
                     else:
+                        misses += 1
                         values.append(None)
-            connection.hits += hits
-            connection.misses += len(wanted) - hits
+            connection.hits += len(wanted) - misses
+            connection.misses += misses
         return values
 
     # -- writing ------------------------------------------------------------------------------
@@ -496,7 +497,7 @@ class Store:
             for i in range(len(COUNTERS))
         ]
         if any(more):
-            with self._transaction(now, until) as connection:
+            with self._taken(now) as connection, _transaction(connection, until):
                 connection.executemany(
                     "INSERT INTO counters (name, total) VALUES (?, ?) "
                     "ON CONFLICT (name) DO UPDATE SET total = total + excluded.total",
@@ -580,13 +581,12 @@ class Store:
         """
         self._take_turn(now, WAIT if until is None else until - time.monotonic())
         try:
-            if bounded:
-                with self._taken(now) as connection:
+            with self._taken(now) as connection:
+                if bounded:
                     self._refuse_if_pinned(connection)
-            with self._transaction(now, until) as connection:
-                yield connection
-            if until is None:  # what is in a hurry leaves it to the next one
-                with self._taken(now) as connection:
+                with _transaction(connection, until):
+                    yield connection
+                if until is None:  # what is in a hurry leaves it to the next one
                     self._settle(connection)
         finally:
             self._mutex.release()
@@ -599,22 +599,6 @@ class Store:
             self._mutex.acquire(blocking=False) or self._mutex.acquire(timeout=wait)
         ):
             raise Unavailable("others have been writing to the cache for too long")
-
-    @contextmanager
-    def _transaction(self, now: float, until: float | None = None) -> Iterator[Connection]:
-        with self._taken(now) as connection:
-            try:
-                if until is not None:
-                    left = max(0, int((until - time.monotonic()) * 1000))
-                    connection.execute(f"PRAGMA busy_timeout = {left}")
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                if until is not None:
-                    connection.execute(f"PRAGMA busy_timeout = {int(WAIT * 1000)}")
 
     def _write(
         self, sql: str, bound: tuple[object, ...], entry: Entry
@@ -812,16 +796,13 @@ class Store:
         start = number
         found = True
         while need > 0:  # the first window is mostly enough
-            rows = connection.run(
-                "SELECT id, length(key) + length(value), kept FROM entries WHERE id >= ? "
-                "ORDER BY id LIMIT ?",
-                (start, WINDOW),
-            ).fetchall()
-            sizes = {other: size + ROW_BYTES for other, size, _ in rows if other != number}
+            rows = connection.run(_NEIGHBOURS, (start,)).fetchall()
+            sizes = {other: size for other, size, _ in rows}
+            sizes.pop(number, None)
             victims = [other for other, _, kept in rows if kept <= now and other != number]
-            need -= sum(sizes[other] for other in victims)
+            need -= sum(sizes.pop(other) for other in victims)
             if need > 0:
-                for other in self._recency.oldest_first(sizes.keys() - set(victims))[:most]:
+                for other in self._recency.oldest_first(sizes)[:most]:
                     victims.append(other)
                     need -= sizes[other]
                     if need <= 0:
@@ -873,6 +854,22 @@ class Store:
         self._generation = self._table[GENERATION]
 
 
+@contextmanager
+def _transaction(connection: Connection, until: float | None = None) -> Iterator[None]:
+    try:
+        if until is not None:
+            left = max(0, int((until - time.monotonic()) * 1000))
+            connection.execute(f"PRAGMA busy_timeout = {left}")
+        connection.run("BEGIN IMMEDIATE")
+        yield
+        connection.run("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if until is not None:
+            connection.execute(f"PRAGMA busy_timeout = {int(WAIT * 1000)}")
+
+
 @lru_cache(maxsize=WINDOW)
 def _delete_sql(count: int) -> str:
     return f"DELETE FROM entries WHERE id IN ({', '.join('?' * count)})"
@@ -888,6 +885,10 @@ def _get_many_sql(count: int) -> str:
     )
 
 
+_NEIGHBOURS = (
+    f"SELECT id, length(key) + length(value) + {ROW_BYTES}, kept FROM entries WHERE id >= ? "
+    f"ORDER BY id LIMIT {WINDOW}"
+)
 _FIRST, _LAST = -(1 << 63), (1 << 63) - 1
 
 #: Numbers below this can be added without leaving SQLite's 64 bits.
