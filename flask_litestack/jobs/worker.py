@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 from flask import Flask
 
@@ -34,6 +33,7 @@ from .batch import BatchSize
 from .board import Board
 from .claims import ANY_QUEUE, Claim, Claims, Failure, Outcome, Retention
 from .current import CurrentJob
+from .inbox import Inbox
 from .peers import Peers
 from .queue import CONTROL, JOBS, WORKER, JobQueue
 from .runner import Runner, describe, watching_commits
@@ -177,12 +177,12 @@ class Worker:
         self._peers = Peers(run_path, WORKER, self._life.name)
         self._timetable = Timetable(self._jobs, self._jobs.schedules())
         self._batch = BatchSize()
-        self._inbox: SimpleQueue[Claim | None] = SimpleQueue()
+        self._inbox = Inbox(self._batch)
         self._ended: deque[Outcome | Claim] = deque()  # a Claim: it was lost, nothing to store
         self._unstored: list[Outcome] = []
         self._in_hand: dict[int, Claim] = {}
         self._unwanted: list[Claim] = []  # of those in hand: to be put back
-        self._active: list[_Active | None] = [None] * slots
+        self._active: list[_Active | None] = [None] * self._threads
         self._running_threads: dict[int, threading.Thread] = {}
         self._lost_threads = 0
         self._succeeded = self._failed = 0
@@ -233,8 +233,7 @@ class Worker:
 
     def _close(self) -> None:
         self._give_back_all()
-        for _ in self._running_threads:
-            self._inbox.put(None)
+        self._inbox.close()
         for slot, thread in self._running_threads.items():
             if self._active[slot] is None:
                 thread.join(1.0)
@@ -253,6 +252,7 @@ class Worker:
 
     def _start_thread(self, slot: int) -> None:
         # A daemon, because nothing can make a thread end that hangs in a job.
+        self._inbox.add_thread(slot)
         name = f"litestack-job-{slot}"
         thread = threading.Thread(target=self._work, args=(slot,), name=name, daemon=True)
         thread.start()
@@ -261,7 +261,8 @@ class Worker:
     # -- the threads that run jobs ------------------------------------------------------------
 
     def _work(self, slot: int) -> None:
-        while (claim := self._inbox.get()) is not None:
+        while (claim := self._inbox.get(slot)) is not None:
+            busy = time.thread_time()
             active = _Active(claim, CurrentJob(claim), self._jobs.now(), self._timeout_of(claim))
             self._active[slot] = active
             self._board.begin(slot, claim.id, active.started)
@@ -279,7 +280,7 @@ class Worker:
             if active.is_given_up:
                 return  # another thread has taken this one's place
             took = _now() - active.began
-            self._batch.learn(took)
+            self._batch.learn(took, time.thread_time() - busy)
             self._ended.append(claim if outcome is None else outcome)
             if self._listens and self._is_news(outcome, took):
                 self._listens = False
@@ -287,7 +288,7 @@ class Worker:
 
     def _is_news(self, outcome: Outcome | None, took: float) -> bool:
         """Whether the dispatcher must be woken for the end of a job."""
-        left = self._inbox.qsize()
+        left = len(self._inbox)
         if not left or (self._hungry and left <= self._low):
             return True
         if outcome is None or outcome.is_committed:
@@ -333,6 +334,7 @@ class Worker:
         """Store what has ended and claim what comes next."""
         self._collect()
         self._take_back(now)
+        self._inbox.call()
         room = self._room()
         clock = self._jobs.now()
         if self._must_look:
@@ -453,11 +455,13 @@ class Worker:
         if not claims:
             return
         self._started_waiting = _now()
-        self._low = len(claims) // 2
-        for claim in claims:
-            self._in_hand[claim.id] = claim
-            self._inbox.put(claim)
-        time.sleep(0)  # lets a thread begin, rather than wait for the interpreter until we sleep
+        self._low = len(claims) // 4
+        is_idle = not any(self._active)
+        self._in_hand.update((claim.id, claim) for claim in claims)
+        self._inbox.put(claims)
+        self._inbox.call()
+        if is_idle:
+            time.sleep(0)  # lets one begin, rather than wait for the interpreter until we sleep
 
     def _collect(self) -> None:
         """Take what the threads have finished."""
@@ -528,22 +532,12 @@ class Worker:
             return 0
         size = self._batch.size(free)
         room = size - (len(self._in_hand) - slow) + len(self._unstored)
-        return max(0, room) if room >= size // 2 or self._inbox.empty() else 0
+        return max(0, room) if room >= size // 2 or not self._inbox else 0
 
     def _take_back(self, now: float) -> None:
         """Take back what waits for a thread in vain."""
         if self._stopping or now >= self._started_waiting + PATIENCE:
-            self._unwanted += self._empty_inbox()
-
-    def _empty_inbox(self) -> list[Claim]:
-        claims: list[Claim] = []
-        while True:
-            try:
-                claim = self._inbox.get_nowait()
-            except Empty:
-                return claims
-            if claim is not None:
-                claims.append(claim)
+            self._unwanted += self._inbox.take_back()
 
     # -- timeouts, cancelling, stopping -------------------------------------------------------
 
@@ -575,6 +569,9 @@ class Worker:
             self._deadline = min(self._deadline, _now() + self._settings.jobs_grace)
             return
         free = [i for i, other in enumerate(self._active) if other is None and i >= self._threads]
+        if not free and len(self._active) < self._threads + SPARE:
+            free = [len(self._active)]
+            self._active.append(None)
         if free:
             self._start_thread(free[0])
 
@@ -591,13 +588,13 @@ class Worker:
             if active is not None and active.claim.id in wanted:
                 active.current.cancel()
         # One that has not begun is put back, and cancelled there.
-        waiting = self._empty_inbox()
+        waiting = self._inbox.take_back()
         for claim in waiting:
             if claim.id in wanted:
                 now = self._jobs.now()
                 self._ended.append(Outcome(claim, "cancelled", now, now, now, claim.failures))
             else:
-                self._inbox.put(claim)
+                self._inbox.put([claim])
 
     # -- the sweep ----------------------------------------------------------------------------
 
@@ -734,8 +731,8 @@ class Worker:
             moments.append(max(self._groups_until, self._retry_at))
         if self._unwanted:
             moments.append(self._retry_at)
-        if not self._inbox.empty():
-            moments.append(self._started_waiting + PATIENCE)
+        if self._inbox:
+            moments += (self._started_waiting + PATIENCE, self._inbox.next_call())
         if self._stopping:
             moments.append(self._deadline)
         else:

@@ -299,8 +299,8 @@ def test_batches_grow_with_short_jobs_and_shrink_with_long_ones() -> None:
     batch = BatchSize()
     assert batch.size(4) == 4
     for _ in range(100):
-        batch.learn(0.00005)
+        batch.learn(0.00005, 0.00004)
     assert batch.size(4) == LARGEST
     for _ in range(30):
-        batch.learn(10.0)
+        batch.learn(10.0, 0.01)
     assert batch.size(4) <= 5
