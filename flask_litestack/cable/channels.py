@@ -40,7 +40,7 @@ class Channel(Generic[P]):
         authorise: Callable[P, object],
         presence: Literal["count", "users"] | None,
     ) -> None:
-        _check(pattern, authorise)
+        self._signature = _check(pattern, authorise)
         self.pattern = pattern
         self.presence = presence
         self._cable = cable
@@ -88,7 +88,7 @@ class Channel(Generic[P]):
 
         :raises ChannelError: if they do not fit the pattern.
         """
-        params = inspect.signature(self._authorise).bind(*args, **kwargs).arguments
+        params = self._signature.bind(*args, **kwargs).arguments
         return self._cable.channel_name(self, params)
 
     def broadcast(self, data: object, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -176,15 +176,17 @@ class ChannelMap:
         return f"no channel is declared for the name {name!r}; the declared ones: {known}."
 
 
-def _check(pattern: str, function: Callable[..., object]) -> None:
-    """Raise where pattern and function cannot belong together."""
+def _check(pattern: str, function: Callable[..., object]) -> inspect.Signature:
+    """Raise where pattern and function cannot belong together; return how it is called."""
     if not pattern or pattern.startswith("/"):
         raise ValueError(f"a channel's pattern is like 'posts/<int:post_id>', not {pattern!r}.")
     variables = _VARIABLE.findall(pattern)
     try:
-        inspect.signature(function).bind(**dict.fromkeys(variables))
+        signature = inspect.signature(function)
+        signature.bind(**dict.fromkeys(variables))
     except TypeError as error:
         name = getattr(function, "__name__", repr(function))
         raise TypeError(
             f"{name}() must take the parameters of its channel {pattern!r}: {error}."
         ) from None
+    return signature

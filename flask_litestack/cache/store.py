@@ -222,7 +222,7 @@ class Store:
         :param count: whether it counts as a hit, or as a miss if it is not there or has expired.
         """
         with self._taken(now) as connection:
-            row: tuple[bytes | int, float] | None = connection.execute(
+            row: tuple[bytes | int, float] | None = connection.run(
                 "SELECT value, expires FROM entries WHERE id = ? AND key = ? AND kept > ?",
                 (number, key, now),
             ).fetchone()
