@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from itertools import count
+from typing import NamedTuple
 
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -17,7 +18,7 @@ from wtforms.validators import DataRequired, Length, Optional
 from . import fragments, litestack, live, tasks
 from .forms import TextForm
 from .models import ID, Comment, Post, now
-from .pagination import paginate
+from .pagination import Page, paginate
 from .slugs import slug_of
 
 blueprint = Blueprint("posts", __name__)
@@ -51,14 +52,21 @@ class CommentForm(TextForm):
     body = TextAreaField("Your comment", [DataRequired(), Length(max=5_000)], render_kw={"rows": 4})
 
 
+class NewestComments(NamedTuple):
+    """A post's newest comments, as those see them who have nothing to delete there."""
+
+    html: str
+    author_ids: set[int]
+
+
 @blueprint.get("/")
 def index() -> ResponseReturnValue:
     before = request.args.get("before")
     if before is None:
-        teasers = fragments.fragment(fragments.FRONT_PAGE, lambda: render_teasers(None))
+        teasers = fragments.cached(fragments.FRONT_PAGE, lambda: render_teasers(None))
     else:
-        teasers = Markup(render_teasers(before))
-    return render_template("posts/index.html", teasers=teasers)
+        teasers = render_teasers(before)
+    return render_template("posts/index.html", teasers=Markup(teasers))
 
 
 def render_teasers(before: str | None) -> str:
@@ -187,26 +195,39 @@ def article_of(post: Post) -> Markup:
     if post.belongs_to(current_user):
         return Markup(render_template("posts/article.html", post=post))
     key = fragments.article(post.id)
-    return fragments.fragment(key, lambda: render_template("posts/article.html", post=post))
+    return Markup(fragments.cached(key, lambda: render_template("posts/article.html", post=post)))
 
 
 def comments_of(post: Post) -> Markup:
     """Return the comments, from the cache for readers who have nothing to delete there."""
     before = request.args.get("before")
-    if current_user.is_authenticated or before is not None:
-        return Markup(render_comments(post, before))
-    return fragments.fragment(fragments.comments(post.id), lambda: render_comments(post, None))
+    if before is None and not post.belongs_to(current_user):
+        key = fragments.comments(post.id)
+        newest = fragments.cached(key, lambda: newest_comments(post))
+        if current_user.is_anonymous or current_user.id not in newest.author_ids:
+            return Markup(newest.html)
+    return Markup(render_comments(post, comments_page(post, before), deletable=True))
 
 
-def render_comments(post: Post, before: str | None) -> str:
-    page = paginate(
+def newest_comments(post: Post) -> NewestComments:
+    page = comments_page(post, None)
+    html = render_comments(post, page, deletable=False)
+    return NewestComments(html, {comment.author_id for comment in page.items})
+
+
+def comments_page(post: Post, before: str | None) -> Page[Comment]:
+    return paginate(
         litestack.db.session,
         select(Comment).where(Comment.post_id == post.id),
         by=(Comment.created_at, Comment.id),
         before=before,
         size=COMMENTS_PER_PAGE,
     )
-    return render_template("posts/comments.html", post=post, comments=page)
+
+
+def render_comments(post: Post, page: Page[Comment], *, deletable: bool) -> str:
+    """Render comments; if ``deletable``, with buttons at those that the reader may delete."""
+    return render_template("posts/comments.html", post=post, comments=page, deletable=deletable)
 
 
 def schedule(session: Session, post: Post, time: datetime | None) -> None:

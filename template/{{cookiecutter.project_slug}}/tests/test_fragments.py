@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import event
 
-from {{ cookiecutter.__package }} import fragments, litestack
+from {{ cookiecutter.__package }} import fragments, litestack, posts
 from {{ cookiecutter.__package }}.models import Post, User
 
 from .conftest import Visitor
@@ -73,6 +73,32 @@ def test_what_its_author_sees_is_not_shown_to_others(ann: Visitor, reader: Visit
         page = visitor.see(url)
         assert ("/edit" in page) is buttons
         assert ("/comments/1/delete" in page) is buttons
+
+
+def test_who_is_logged_in_reads_the_comments_from_the_cache(
+    app: Flask, ann: Visitor, bob: Visitor
+) -> None:
+    url = ann.publish("Tea")
+    ann.comment(url, "Milk?")
+    assert "Milk?" in bob.see(url)
+    assert not any("comment" in query for query in queries(app, bob, url))
+    assert "Milk?" in bob.see(url)
+    bob.comment(url, "Never.")
+    for visitor, buttons in ((bob, 1), (ann, 2), (bob, 1)):
+        assert visitor.see(url).count("/delete") == buttons
+
+
+def test_a_form_with_an_error_leaves_the_links_of_the_cached_comments_alone(
+    ann: Visitor, bob: Visitor, reader: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posts, "COMMENTS_PER_PAGE", 1)
+    url = ann.publish("Tea")
+    ann.comment(url, "First")
+    token = re.search(r'name="csrf_token"[^>]* value="([^"]+)"', bob.see(url))
+    ann.comment(url, "Second")
+    empty = bob.client.post(f"{url}/comments", data={"csrf_token": token and token[1]})
+    assert "Second" in empty.text  # put into the cache by this request
+    assert f'rel="next" href="{url}?before=' in reader.see(url)
 
 
 def test_a_removed_user_is_gone_from_the_front_page(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from markupsafe import Markup
 from sqlalchemy import Connection, event, select
 
 from . import litestack
 from .models import Comment, Post, User
+
+T = TypeVar("T")
 
 FRONT_PAGE = "front page"
 
@@ -23,13 +24,13 @@ def article(post_id: int) -> str:
 
 
 def comments(post_id: int) -> str:
-    """Return the key of a post's newest comments, as those see them who are not logged in."""
-    return f"comments {post_id}"
+    """Return the key of a post's newest comments, as those see them who may delete none."""
+    return f"newest comments {post_id}"
 
 
-def fragment(key: str, render: Callable[[], str]) -> Markup:
+def cached(key: str, make: Callable[[], T]) -> T:
     """Return a piece from the cache; if it is not there, one caller makes it for all."""
-    return Markup(litestack.cache.get_or_set(key, render, TIMEOUT))
+    return litestack.cache.get_or_set(key, make, TIMEOUT)
 
 
 def _forget(mapper: object, connection: object, row: Any) -> None:
