@@ -12,5 +12,7 @@ class TextForm(FlaskForm):
     """A form of texts: a file, or JSON, in place of a text is as if nothing had been sent."""
 
     class Meta:
+        csrf = False  # CSRFProtect has checked the request's token already
+
         def wrap_formdata(self, form: FlaskForm, formdata: object) -> Any:
             return request.form if form.is_submitted() else None

@@ -12,8 +12,9 @@ from blog import create_app, litestack
 from .conftest import Visitor
 
 
-def test_a_form_without_its_token_is_refused_with_a_hint(ann: Visitor) -> None:
-    response = ann.client.post("/write", data={"title": "x", "body": "x"})
+@pytest.mark.parametrize("url", ["/write", "/login", "/register", "/posts/x/comments", "/logout"])
+def test_a_form_without_its_token_is_refused_with_a_hint(ann: Visitor, url: str) -> None:
+    response = ann.client.post(url, data={"title": "x", "body": "x"})
     assert response.status_code == 400
     assert "reload the page" in response.text
 
