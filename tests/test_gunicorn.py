@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ GUNICORN = [
 ]
 
 SHOP = """
-import os, time
+import os, threading, time
 from flask import Flask
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from flask_litestack import Litestack
@@ -61,6 +62,10 @@ def create_app():
     def slow():
         time.sleep(1)
         return "done"
+
+    @app.get("/thread")
+    def thread():
+        return threading.current_thread().name
 
     @app.get("/workers")
     def workers():
@@ -182,6 +187,42 @@ def ask_until(stop: threading.Event, server: Server, failures: list[BaseExceptio
             server.get("/add")
         except Exception as error:
             failures.append(error)
+
+
+def ask(connection: http.client.HTTPConnection, path: str) -> bytes:
+    connection.request("GET", path)
+    return connection.getresponse().read()
+
+
+def test_requests_of_a_connection_that_come_at_once_are_served_by_one_thread(shop: Path) -> None:
+    with (
+        running(GUNICORN, shop) as server,
+        closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection,
+    ):
+        threads = [ask(connection, "/thread") for _ in range(200)]
+    changes = sum(first != second for first, second in pairwise(threads))
+    assert changes < 100  # one for each request, if it were anybody's turn
+
+
+def test_nobody_waits_for_a_thread_that_waits_for_requests(shop: Path) -> None:
+    done = threading.Event()
+
+    def ask_without_pause() -> None:
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection:
+            while not done.is_set():
+                ask(connection, "/")
+
+    with running(GUNICORN, shop) as server, ThreadPoolExecutor() as pool:
+        busy = [pool.submit(ask_without_pause) for _ in range(4)]  # as many as there are threads
+        try:
+            for _ in range(20):
+                began = time.monotonic()
+                assert server.get() == "version 1"
+                assert time.monotonic() - began < 1
+        finally:
+            done.set()
+        for asking in busy:
+            asking.result()
 
 
 def test_hup_changes_the_workers_and_no_request_fails(shop: Path) -> None:

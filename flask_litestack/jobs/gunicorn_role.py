@@ -11,6 +11,7 @@ web workers. In a configuration file::
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
@@ -31,6 +32,9 @@ MARGIN = 2.0
 
 #: Seconds that a worker whose jobs cannot run waits before gunicorn may start the next one.
 REST = 5.0
+
+#: Milliseconds that a thread waits for the next request of a connection it has just answered.
+PAUSE = 1
 
 _MARK = "_litestack_runs_jobs"
 
@@ -141,6 +145,27 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
             self._rest()
         if self._jobs is not None and self._jobs.has_stuck_jobs:
             leave(0)
+
+    def handle(self, conn: Any) -> Any:
+        """Serve a request of a connection, and those that follow without a pause.
+
+        gunicorn gives a connection back to its main thread, which waits for the next request and
+        gives that to another thread. Where it comes at once, as from a proxy with many visitors,
+        these ways take a fifth of the time of a small response.
+        """
+        again = super().handle(conn)
+        while again is True and self._is_asked_at_once(conn):
+            again = super().handle(conn)
+        return again
+
+    def _is_asked_at_once(self, conn: Any) -> bool:
+        """Wait for another request for a moment, as long as a thread is left for other ones."""
+        busy = self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns)
+        if busy >= self.cfg.threads or not self.alive:
+            return False
+        poll = select.poll()
+        poll.register(conn.sock, select.POLLIN)
+        return bool(poll.poll(PAUSE))
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: finish what runs within the grace time. gunicorn may send it again and again."""
