@@ -25,6 +25,8 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         MAIL_FROM="blog@localhost",
         MAX_CONTENT_LENGTH=1024 * 1024,
         SESSION_COOKIE_SAMESITE="Lax",
+        # A page under way at log-out must not bring the cookie back. A log-in lasts 31 days.
+        SESSION_REFRESH_EACH_REQUEST=False,
         WTF_CSRF_TIME_LIMIT=None,  # a form may stay open for as long as its writer thinks
     )
     app.config.from_prefixed_env()

@@ -92,3 +92,10 @@ def test_nobody_logs_in_without_a_password(app: Flask, reader: Visitor) -> None:
         session.add(User(name="Ghost", email="ghost@example.com", password_hash=User.NO_PASSWORD))
     assert reader.log_in("Ghost", User.NO_PASSWORD).status_code == 200
     assert "Log out" not in reader.see("/")
+
+
+def test_a_page_that_was_under_way_at_log_out_does_not_log_in_again(ann: Visitor) -> None:
+    ann.see("/")  # welcomes her
+    under_way = ann.get("/")
+    ann.submit("/logout", page="/")
+    assert "Set-Cookie" not in under_way.headers
