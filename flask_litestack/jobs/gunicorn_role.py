@@ -159,9 +159,9 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
         return again
 
     def _is_asked_at_once(self, conn: Any) -> bool:
-        """Wait for another request for a moment, as long as a thread is left for other ones."""
+        """Wait for another request for a moment, unless another connection waits for a thread."""
         busy = self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns)
-        if busy >= self.cfg.threads or not self.alive:
+        if busy > self.cfg.threads or not self.alive:
             return False
         poll = select.poll()
         poll.register(conn.sock, select.POLLIN)
