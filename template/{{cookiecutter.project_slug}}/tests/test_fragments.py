@@ -124,17 +124,17 @@ def test_the_comments_of_a_removed_user_are_gone_from_the_posts_of_others(
     assert "Well" in reader.see(url)
 
 
+@pytest.mark.parametrize("name", ["", "Bob"])
 @pytest.mark.parametrize("path", ["/", "/posts/number"])
 def test_no_page_is_older_than_the_last_edit_before_it_was_asked_for(
-    app: Flask, ann: Visitor, path: str
+    app: Flask, ann: Visitor, bob: Visitor, path: str, name: str
 ) -> None:
     """Readers who fill the cache race a writer who empties it."""
     ann.publish("Number", "Edition 0.")
     newest, stale, seen = 0, [], set()
     done = threading.Event()
 
-    def read() -> None:
-        reader = Visitor(app.test_client())
+    def read(reader: Visitor) -> None:
         while not done.is_set():
             least = newest
             found = int(re.findall(r"Edition (\d+)\.", reader.see(path))[-1])
@@ -142,7 +142,11 @@ def test_no_page_is_older_than_the_last_edit_before_it_was_asked_for(
             if found < least:
                 stale.append((found, least))
 
-    readers = [threading.Thread(target=read) for _ in range(3)]
+    visitors = [Visitor(app.test_client()) for _ in range(3)]
+    for visitor in visitors:
+        if name:
+            visitor.log_in(name)
+    readers = [threading.Thread(target=read, args=(visitor,)) for visitor in visitors]
     for thread in readers:
         thread.start()
     try:
