@@ -9,16 +9,18 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .config import Settings
 from .db import Database
 from .errors import BackupError
 from .process.openfiles import processes_using
-from .sqlite import backup as sqlite_backup
 from .sqlite import filesystem
-from .sqlite.backup import Manifest, Progress
 from .sqlite.databases import Databases
 from .sqlite.health import Finding, Severity
+
+if TYPE_CHECKING:
+    from .sqlite.backup import Manifest, Progress
 
 log = logging.getLogger("flask_litestack")
 
@@ -58,13 +60,16 @@ def backup(
     :param destination: the folder for it; None: ``backups`` in the data folder.
     :raises BackupError: if there is nothing to back up, or see :func:`.sqlite.backup.backup`.
     """
+    from .sqlite import backup as sqlite_backup  # not to serve: it brings tarfile
+
     databases = database.files(settings.data_path)
     found = _existing(databases)
     if not found:
         raise BackupError(f"there is no database in {settings.data_path} yet.")
+    others = [p for p in _others(databases) if not sqlite_backup.is_backup_name(p.name)]
     path, manifest = sqlite_backup.backup(
         found,
-        _others(databases),
+        others,
         destination or settings.data_path / "backups",
         expendable=EXPENDABLE,
         keep=keep,
@@ -143,10 +148,7 @@ def _others(databases: Databases) -> list[Path]:
     return [
         path
         for path in sorted(databases.folder.iterdir())
-        if path.is_file()
-        and path not in databases
-        and not LEFT_OUT.fullmatch(path.name)
-        and not sqlite_backup.is_backup_name(path.name)
+        if path.is_file() and path not in databases and not LEFT_OUT.fullmatch(path.name)
     ]
 
 

@@ -20,7 +20,7 @@ from .config import Settings
 from .errors import ConfigError, ReadOnlyError, TransactionError
 from .perapp import PerApp
 from .process import activity
-from .sqlite import filesystem
+from .sqlite import driver, filesystem
 from .sqlite.connection import Connection, connect, is_after_commit
 from .sqlite.databases import Databases
 from .sqlite.tuning import raw, tune
@@ -324,6 +324,7 @@ class Database:
             url = URL.create("sqlite+pysqlite", database=str(settings.data_path / FILE))
             engine = create_engine(
                 url,
+                module=driver.module,
                 poolclass=QueuePool,
                 pool_size=POOL_SIZE,
                 max_overflow=-1,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,6 +214,8 @@ def _limits_of_servers(data_path: Path) -> Iterator[int]:
 
 def check_fly(file: Path, *, crons: int) -> Iterator[Finding]:
     """Look whether Fly.io would run something beside the volume, or stop the machine with work."""
+    import tomllib  # not in the server, which looks at less
+
     try:
         content = tomllib.loads(file.read_text())
     except (OSError, ValueError):

@@ -229,3 +229,29 @@ def test_a_wrapped_app_is_served_with_a_warning(shop: Path, data: Path) -> None:
         assert server.get() == "nothing was done"
         assert "[WARNING] gunicorn was given a ProxyFix, not a Flask app" in server.output()
         assert "app.wsgi_app = ProxyFix(app.wsgi_app)" in server.output()
+
+
+def test_what_a_server_seldom_needs_is_not_loaded_at_its_start(tmp_path: Path) -> None:
+    code = """
+import sys
+import flask_litestack.gunicorn, flask_litestack.jobs.gunicorn_role
+from shop import create_app, litestack
+from flask_litestack import production
+from flask_litestack.sqlite import driver
+from flask_litestack.start import start
+app = create_app()
+with app.app_context():
+    start(litestack)
+seldom = {"wsproto", "h11", "flask_sock", "tarfile", "tomllib", "alembic"}
+seldom |= {"sqlite3", "pysqlite3"} - {driver.name}  # two libraries drop each other's locks
+print(sorted(seldom & set(sys.modules)))
+"""
+    (tmp_path / "shop.py").write_text(SHOP)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(FLASK_LITESTACK_DATA_PATH=str(tmp_path / "data")),
+    )
+    assert done.stdout == "[]\n", done.stdout + done.stderr

@@ -10,8 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-
-from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
+from typing import Protocol
 
 #: Empty ping frame, as the server sends it: unmasked.
 PING = b"\x89\x00"
@@ -36,6 +35,14 @@ class Kind(IntEnum):
 
 #: Iterating over the enumeration itself takes five times as long.
 KINDS = tuple(Kind)
+
+
+class Opcode(IntEnum):
+    """The kinds of frames that the server sends (RFC 6455, section 11.8)."""
+
+    TEXT = 1
+    CLOSE = 8
+    PONG = 10
 
 
 class Close(IntEnum):
@@ -116,66 +123,6 @@ def closing(kind: Kind, code: int, reason: str = "") -> bytes:
     return b""
 
 
-class WebSocketParser:
-    """The incoming half of one websocket: frames in, whole text messages out.
-
-    :param limit: the size of a message in bytes beyond which the connection is closed.
-    """
-
-    __slots__ = ("_limit", "_parts", "_protocol", "_size")
-
-    def __init__(self, limit: int) -> None:
-        self._protocol = FrameProtocol(client=False, extensions=[])
-        self._limit = limit
-        self._parts: list[str] | None = None
-        self._size = 0
-
-    def feed(self, data: bytes) -> Iterator[str | Ping | Closed]:
-        """Yield the messages, pings and the close in ``data``; pongs are swallowed.
-
-        :raises BadFrame: where the client must be sent away.
-        """
-        try:
-            self._protocol.receive_bytes(data)
-            for received in self._protocol.received_frames():
-                opcode, payload = received.opcode, received.payload
-                if opcode is Opcode.TEXT:
-                    assert isinstance(payload, str)
-                    text = self._collect(payload, received.message_finished)
-                    if text is not None:
-                        yield text
-                elif opcode is Opcode.BINARY:
-                    raise BadFrame(Close.UNSUPPORTED, "text frames only")
-                elif opcode is Opcode.PING:
-                    assert isinstance(payload, (bytes, bytearray))
-                    yield Ping(bytes(payload))
-                elif opcode is Opcode.CLOSE:
-                    assert isinstance(payload, tuple)
-                    yield Closed(int(payload[0]))
-                    return
-        except ParseFailed as error:
-            code = error.code or CloseReason.PROTOCOL_ERROR
-            raise BadFrame(int(code), str(error)) from error
-
-    def _collect(self, part: str, finished: bool) -> str | None:
-        self._size += len(part) if part.isascii() else len(part.encode())
-        if self._size > self._limit:
-            raise BadFrame(Close.TOO_BIG, f"more than {self._limit} bytes")
-        if finished and self._parts is None:
-            self._size = 0
-            return part
-        if self._parts is None:
-            self._parts = []
-        if part:
-            self._parts.append(part)
-        if not finished:
-            return None
-        text = "".join(self._parts)
-        self._parts = None
-        self._size = 0
-        return text
-
-
 class LineParser:
     """The incoming half of a client behind flask-sock: one JSON text a line."""
 
@@ -204,11 +151,20 @@ class EventsParser:
         return iter(())
 
 
-Parser = WebSocketParser | LineParser | EventsParser
+class Parser(Protocol):
+    """The incoming half of one client."""
+
+    def feed(self, data: bytes) -> Iterator[str | Ping | Closed]:
+        """Yield what ``data`` completes.
+
+        :raises BadFrame: where the client must be sent away.
+        """
 
 
 def new_parser(kind: Kind, limit: int) -> Parser:
     """Make the parser for a client; ``limit`` is the largest message in bytes."""
     if kind is Kind.WEBSOCKET:
+        from .websocket import WebSocketParser  # not before the first one: it brings wsproto, h11
+
         return WebSocketParser(limit)
     return LineParser(limit) if kind is Kind.LINES else EventsParser()

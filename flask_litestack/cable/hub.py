@@ -29,8 +29,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from wsproto.frame_protocol import Opcode
-
 from ..process.liveness import Life, holder
 from . import protocol, sockets
 from .clients import MAX_INBOX, MAX_SUBSCRIPTIONS, Client, Held, Leave, Message, State, Topic
@@ -42,6 +40,7 @@ from .frames import (
     Closed,
     EventsParser,
     Kind,
+    Opcode,
     Ping,
     closing,
     encode,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flask import Flask, Response, abort, request
 from werkzeug.exceptions import ServiceUnavailable
 
-from . import handshake, protocol, script, sockets, threaded
+from . import handshake, protocol, script, sockets
 from .clients import MAX_SUBSCRIPTIONS
 from .frames import Kind
 from .handover import Handover, client_socket
@@ -70,6 +70,8 @@ def _open(cable: Cable, kind: Kind) -> Response:
     server_socket = client_socket(request.environ)
     try:
         if server_socket is None:
+            from . import threaded  # other servers than gunicorn and Werkzeug need flask-sock
+
             limit = settings.cable_max_message
             return threaded.serve(kind, adopt, request.environ, limit)
         handover = Handover(request.environ, server_socket)
