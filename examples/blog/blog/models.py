@@ -26,8 +26,6 @@ from sqlalchemy.orm import (
     validates,
 )
 
-from . import markdown
-
 LARGEST_ID = 2**63 - 1  # that SQLite has
 
 #: A row's id as a part of a URL, or of a channel's name; what is larger is not found.
@@ -112,6 +110,8 @@ class Post(Written, Model):
     @validates("body")
     def _render(self, key: str, body: str) -> str:
         """Render when a post is saved, once, and not each time it is read."""
+        from . import markdown  # not before somebody writes: its parser is large
+
         self.body_html = markdown.render(body)
         self.summary = markdown.summary(self.body_html)
         return body
@@ -138,6 +138,8 @@ class Comment(Written, Model):
 
     @validates("body")
     def _render(self, key: str, body: str) -> str:
+        from . import markdown
+
         self.body_html = markdown.render_comment(body)
         return body
 

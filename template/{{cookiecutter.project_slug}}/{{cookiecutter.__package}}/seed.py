@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,8 @@ PASSWORD = "litestack-demo"
 @with_appcontext
 def command(password: str | None) -> None:
     """Add demo posts, and a login. What is there already stays as it is."""
+    import tomllib  # not in the server, which loads this module, too
+
     if password is None and "FLY_APP_NAME" in os.environ:
         raise click.UsageError("this server is public: choose the login's --password yourself.")
     password = password or PASSWORD
