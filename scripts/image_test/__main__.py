@@ -50,6 +50,14 @@ def up():
     return "up"
 """
 
+#: Prints the modules of the served app that have no bytecode beside them.
+WITHOUT_BYTECODE = """
+import os, sys, blog, gunicorn.arbiter
+blog.create_app()
+cached = {name: getattr(module, "__cached__", None) for name, module in sys.modules.items()}
+print(*[name for name, path in cached.items() if path and not os.path.exists(path)])
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser("scripts/image-test", description="Test the images.")
@@ -164,6 +172,8 @@ def inspect(engine: Docker, blog: Container) -> None:
     name, version = blog.execute("python", "-c", program).split(" ", 1)
     figure("SQLite", f"{version} ({name})")
     blog.execute("flask", "litestack", "doctor")
+    slow = blog.execute("python", "-c", WITHOUT_BYTECODE)
+    assert not slow, f"each start compiles {slow}"
     # The package index of this machine was there during RUN alone.
     assert blog.execute("sh", "-c", "cat /etc/pip.conf 2>/dev/null; env | grep ^PIP || :") == ""
 

@@ -18,6 +18,9 @@ RELEASES = {"3.11": "bookworm", "3.13": "trixie"}
 PACKAGES = "python3,python3-venv,python3-pip,python-is-python3,ca-certificates"
 LEFT_OUT = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"]
 
+#: The official image has no bytecode of the standard library.
+REMOVE_BYTECODE = 'find "$1"/usr/lib/python3* -name __pycache__ -prune -exec rm -r {} +'
+
 
 class NoBaseImage(Exception):
     """The stand-in cannot be made on this machine, which says nothing of our image."""
@@ -44,6 +47,7 @@ def provide(image: str, buildah: Sequence[str], run: Callable[..., str]) -> None
         tar = f"{folder}/root.tar"
         options = ["--quiet", "--variant=minbase", f"--include={PACKAGES}"]
         options += [f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT]
+        options += [f"--customize-hook={REMOVE_BYTECODE}"]
         try:
             run(["mmdebstrap", *options, RELEASES[version[1]], tar])
         except SystemExit as error:
