@@ -61,11 +61,33 @@ _CANDIDATES_OF_ALL = {
     )
     for suspects in (True, False)
 }
+#: The same while all jobs are of one queue, which a last column tells: in a quarter of the time.
+_CANDIDATES_OF_FIRST = {
+    suspects: (
+        f"SELECT {_COLUMNS}, (SELECT MAX(queue) FROM litestack_jobs WHERE state = 'queued') "
+        "FROM litestack_jobs AS job WHERE state = 'queued' "
+        "AND queue = (SELECT MIN(queue) FROM litestack_jobs WHERE state = 'queued') "
+        f"AND {_UNPAUSED} job.queue) {'' if suspects else 'AND crashes = 0 '}"
+        "ORDER BY priority DESC, id LIMIT ?1"
+    )
+    for suspects in (True, False)
+}
 _TAKE = (
     "UPDATE litestack_jobs SET state = 'running', claim = claim + 1, worker = ?, started_at = ?, "
     "finished_at = NULL WHERE id "
 )
 
+#: One that is ready, and no suspect; of certain queues, as the last parameter, or of any.
+_TAKE_ONE = {
+    of_any: (
+        f"{_TAKE} = ? AND state = 'queued' AND crashes = 0 "
+        f"AND {_UNPAUSED} litestack_jobs.queue) "
+        f"{'' if of_any else 'AND queue IN (SELECT value FROM json_each(?)) '}"
+        "RETURNING id, priority, queue, task, arguments, claim, run_at, retries, failures, "
+        "crashes, postponed"
+    )
+    for of_any in (True, False)
+}
 
 #: One job, as long as the claim is in force.
 _OURS = "WHERE id = ? AND claim = ? AND state = 'running'"
@@ -192,6 +214,18 @@ class Claims:
                 f"{_TAKE} IN (SELECT value FROM json_each(?))", (self._worker, now, _ids(claims))
             )
         return claims
+
+    def take_one(self, job_id: int, queues: Sequence[str], *, now: float) -> Claim | None:
+        """Claim a certain job, in a transaction of its own; None if it is not to be had.
+
+        Not one that was running when a worker died, either: :meth:`take` sees to those.
+        """
+        of_any = ANY_QUEUE in queues
+        named = () if of_any else (json.dumps(queues),)
+        row = self._connection.execute(
+            _TAKE_ONE[of_any], (self._worker, now, job_id, *named)
+        ).fetchone()
+        return Claim._make(row) if row else None
 
     def mine(self) -> list[Claim]:
         """Return all jobs that are in this worker's name."""
@@ -472,8 +506,7 @@ class Claims:
         self, queues: Sequence[str], limit: int, suspects: bool
     ) -> list[list[Claim]]:
         if queues == (ANY_QUEUE,):
-            rows = self._connection.execute(_CANDIDATES_OF_ALL[suspects], (limit,))
-            return [[Claim._make(row) for row in rows]]
+            return [self._candidates_of_all(limit, suspects)]
         found = []
         for group in self._groups(queues):
             claims = [claim for name in group for claim in self._candidates(name, limit, suspects)]
@@ -498,6 +531,13 @@ class Claims:
         if number < len(found):
             found[number] = sorted([*found[number], first], key=_place)
         return found
+
+    def _candidates_of_all(self, limit: int, suspects: bool) -> list[Claim]:
+        rows = self._connection.execute(_CANDIDATES_OF_FIRST[suspects], (limit,)).fetchall()
+        if rows and rows[0][2] == rows[0][-1]:
+            return [Claim._make(row[:-1]) for row in rows]
+        rows = self._connection.execute(_CANDIDATES_OF_ALL[suspects], (limit,)).fetchall()
+        return [Claim._make(row) for row in rows]
 
     def _candidates(self, queue: str, limit: int, suspects: bool) -> list[Claim]:
         rows = self._connection.execute(_CANDIDATES[suspects], (queue, limit)).fetchall()

@@ -207,12 +207,12 @@ class JobQueue:
             if not isinstance(found, int):
                 return found
             if joins:
-                store.after_commit(partial(state.wake_for, new.state))
+                store.after_commit(partial(state.wake_for, new.state, found))
         finally:
             if not joins:
                 state.give_back(connection)
         if not joins:
-            state.wake_for(new.state)
+            state.wake_for(new.state, found)
         return Job(
             id=found,
             task=new.task,
@@ -542,15 +542,27 @@ class _State:
         else:
             connection.close()
 
-    def wake_for(self, state: State) -> None:
-        """Have workers look, for a job in this state."""
-        # Every worker's timer may have to be set anew for a scheduled job.
-        wake(self.run_path, JOBS, limit=None if state == "scheduled" else WAKE)
+    def wake_for(self, state: State, job_id: int = 0) -> None:
+        """Have workers look, for a job in this state; which one, if it is only one."""
+        if state == "scheduled":  # every worker's timer may have to be set anew
+            wake(self.run_path, JOBS)
+        else:
+            wake(self.run_path, JOBS, limit=WAKE, note=hint(job_id))
 
     def wake_all(self) -> None:
         """Have every worker look again."""
         wake(self.run_path, CONTROL)
         wake(self.run_path, JOBS)
+
+
+def hint(job_id: int) -> bytes:
+    """Write down for a worker which job it is woken for; 0: any."""
+    return b"\0%d" % job_id
+
+
+def read_hint(note: bytes) -> int:
+    """Return which job a worker is woken for; 0: any."""
+    return int(note[1:] or 0) if note[:1] == b"\0" else 0
 
 
 _states: WeakSet[_State] = WeakSet()

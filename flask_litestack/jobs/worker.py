@@ -35,7 +35,7 @@ from .claims import ANY_QUEUE, Claim, Claims, Failure, Outcome, Retention
 from .current import CurrentJob
 from .inbox import Inbox
 from .peers import Peers
-from .queue import CONTROL, JOBS, WORKER, JobQueue
+from .queue import CONTROL, JOBS, WORKER, JobQueue, read_hint
 from .runner import Runner, describe, watching_commits
 from .task import check_queue
 from .timetable import Timetable
@@ -191,6 +191,7 @@ class Worker:
         self._is_uncertain = False
         self._is_hidden = False
         self._has_hint = False  # somebody woke this process, and counts on its finding a job
+        self._hinted = 0  # that job, as long as there was no other to be run
         self._low = 0
         self._listens = False
         self._groups_until = -math.inf
@@ -337,6 +338,9 @@ class Worker:
         self._inbox.call()
         room = self._room()
         clock = self._jobs.now()
+        hinted, self._hinted = self._hinted, 0
+        if hinted and room and not self._is_uncertain:
+            self._take_hinted(hinted, clock)
         if self._must_look:
             self._look()
         takes = room > 0 and self._hungry
@@ -352,6 +356,18 @@ class Worker:
         self._hungry = self._claims.has_queued(self._queues)
         self._heed_hint(self._hungry)
         self._must_look = False
+
+    def _take_hinted(self, job_id: int, clock: float) -> None:
+        """Claim the job that this process was woken for: in half the time of a search."""
+        self._is_uncertain = True
+        claim = self._claims.take_one(job_id, self._queues, now=clock)
+        self._is_uncertain = False
+        self._hungry = False
+        if claim is None:
+            self._must_look = True
+        else:
+            self._has_hint = False
+            self._hand_out([claim])
 
     def _heed_hint(self, found: bool) -> None:
         """Wake the others if we were woken in vain: the job may be of a queue of theirs."""
@@ -716,7 +732,10 @@ class Worker:
         if self._bell.fileno() in ready:
             self._bell.quiet()
         if mailbox in ready:
-            self._has_hint = any(note != PASSED_ON for note in self._mailbox.drain())
+            notes = self._mailbox.drain()
+            self._has_hint = any(note != PASSED_ON for note in notes)
+            if len(notes) == 1 and not self._hungry:
+                self._hinted = read_hint(notes[0])
             self._hungry = True
         if control in ready:
             self._control.drain()

@@ -135,9 +135,7 @@ class Cursor(driver.Cursor):
                 finally:
                     connection._inside = False
             else:
-                connection._change(statement, _execute, self, sql, parameters)
-                if self.description is not None and connection._snapshot is None:
-                    self._rows = iter(_fetchall(self))
+                connection._change(statement, _execute_whole, self, sql, parameters)
         except driver.OperationalError as error:
             connection._refuse_full(error)
             raise
@@ -185,6 +183,13 @@ class Cursor(driver.Cursor):
         if self._rows is None:
             return super().__next__()
         return next(self._rows)
+
+
+def _execute_whole(cursor: Cursor, sql: str, parameters: Any) -> None:
+    """Run a statement that writes to its end: before that, what returns rows does not commit."""
+    _execute(cursor, sql, parameters)
+    if cursor.description is not None and cursor.connection._snapshot is None:
+        cursor._rows = iter(_fetchall(cursor))
 
 
 class Work(NamedTuple):

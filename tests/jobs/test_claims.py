@@ -85,6 +85,28 @@ def test_a_paused_queue_is_left_alone(store: Store, claims: Claims) -> None:
     assert claims.has_queued(("*",))
 
 
+def test_a_certain_job_is_claimed_if_it_is_ready(store: Store, claims: Claims) -> None:
+    first, wanted, later = put(store), put(store), put(store, state="scheduled", run_at=9.0)
+    claim = claims.take_one(wanted, ("*",), now=2)
+    assert claim == Claim(wanted, 0, "default", "t", "[[]]", 1, 1.0, None, 0, 0, 0)
+    assert get(store, wanted).state == "running"
+    assert claims.take_one(wanted, ("*",), now=2) is None
+    assert claims.take_one(later, ("*",), now=2) is None
+    assert claims.take_one(first, ("mail", "news"), now=2) is None
+    store.pause("default", 2.0)
+    assert claims.take_one(first, ("*",), now=2) is None
+    store.resume("default")
+    assert claims.take_one(first, ("mail", "default"), now=2) is not None
+
+
+def test_a_suspect_of_a_crash_is_not_claimed_out_of_turn(store: Store, claims: Claims) -> None:
+    job_id = put(store)
+    claims.take(("*",), 1, now=2)
+    claims.recover("worker-a", started=[job_id], overran=[], now=3)
+    assert claims.take_one(job_id, ("*",), now=4) is None
+    assert ids(claims.take(("*",), 1, now=4)) == [job_id]
+
+
 def test_scheduled_jobs_are_promoted_when_they_are_due(store: Store, claims: Claims) -> None:
     later = put(store, state="scheduled", run_at=20.0)
     soon = put(store, state="scheduled", run_at=10.0)

@@ -167,11 +167,26 @@ class Queue(RuleBasedStateMachine):
         taken = self.claims[worker].take(queues, limit, now=self.now, suspects=suspects)
         assert [claim.id for claim in taken] == self._expected(queues, limit, suspects)
         for claim in taken:
-            job = self.jobs[claim.id]
-            job.state, job.worker, job.claim = "running", worker, job.claim + 1
-            assert claim.number == job.claim
-            assert (claim.failures, claim.crashes) == (job.failures, job.crashes)
+            self._taken(worker, claim)
         return multiple(*((worker, claim) for claim in taken))
+
+    @rule(
+        target=held,
+        worker=st.sampled_from(WORKERS),
+        queues=st.sampled_from([("*",), ("mail", "*"), ("default",), ("mail", "other")]),
+        data=st.data(),
+    )
+    def take_one(self, worker: str, queues: tuple[str, ...], data: st.DataObject) -> Any:
+        job = self._any(data)
+        wanted = job.id if job else 4711
+        claim = self.claims[worker].take_one(wanted, queues, now=self.now)
+        if job is None or job.id not in self._expected(queues, len(self.jobs), suspects=False):
+            assert claim is None
+            return multiple()
+        assert claim is not None
+        assert claim.id == job.id
+        self._taken(worker, claim)
+        return worker, claim
 
     @rule(
         ended=consumes(held),
@@ -325,6 +340,12 @@ class Queue(RuleBasedStateMachine):
         except JobStateError:
             return
         raise AssertionError("it was not refused")
+
+    def _taken(self, worker: str, claim: Claim) -> None:
+        job = self.jobs[claim.id]
+        job.state, job.worker, job.claim = "running", worker, job.claim + 1
+        assert claim.number == job.claim
+        assert (claim.failures, claim.crashes) == (job.failures, job.crashes)
 
     def _end(self, job: Model, state: str) -> None:
         job.state = state
