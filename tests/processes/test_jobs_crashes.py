@@ -30,7 +30,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 
 
 def test_workers_killed_dozens_of_times_write_each_row_once(box: Box) -> None:
-    jobs, kills = 5000, 24
+    jobs, kills = 12_000, 24
     litestack.jobs.enqueue_many(jobs_app.insert.call(n) for n in range(jobs))
     box.start("--processes", "2", wait=2)
     random.seed(7)
