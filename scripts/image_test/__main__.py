@@ -50,6 +50,11 @@ def up():
     return "up"
 """
 
+#: What an app loads that has a database.
+ORM = """
+import sqlalchemy.orm, sqlalchemy.dialects.sqlite
+"""
+
 #: Prints the modules of the served app that have no bytecode beside them.
 WITHOUT_BYTECODE = """
 import os, sys, blog, gunicorn.arbiter
@@ -75,7 +80,8 @@ def main() -> None:
         run([*engine.command, "volume", "create", VOLUME])
         with Container(engine, IMAGE, options=["--volume", f"{VOLUME}:/data"]) as blog:
             start, idle = use(engine, blog, given.sockets)
-        bare = start_of_bare_flask(engine)
+        bare = start_of_bare_flask(engine, "bare Flask", BARE)
+        start_of_bare_flask(engine, "bare Flask, SQLAlchemy's ORM imported", ORM + BARE)
         step("Building the image of a project made from the template")
         build_template(engine)
         with Container(engine, TEMPLATE) as project:
@@ -229,12 +235,12 @@ def cache_hits(blog: Container) -> int:
     return int(json.loads(blog.execute("flask", "litestack", "cache", "stats", "--json"))["hits"])
 
 
-def start_of_bare_flask(engine: Docker) -> float:
+def start_of_bare_flask(engine: Docker, name: str, source: str) -> float:
     """Start a Flask app of five lines in the same image; return the seconds of the quickest."""
-    step("A bare Flask app in the same image")
+    step(f"In the same image: {name}")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        (Path(folder) / "bare.py").write_text(BARE)
+        (Path(folder) / "bare.py").write_text(source)
         mount = ["--volume", f"{folder}:/bare:ro", "--workdir", "/bare"]
         with Container(engine, IMAGE, options=mount, command=["gunicorn", "bare:app"]) as bare:
             starts = []
@@ -243,8 +249,8 @@ def start_of_bare_flask(engine: Docker) -> float:
                 bare.stop()
             bare.start()
             settle()
-            figure("bare Flask: start, to the first 200", f"{statistics.median(starts):.2f} s")
-            figure("bare Flask: memory (PSS), idle", f"{bare.memory():.0f} MB")
+            figure("start, to the first 200", f"{statistics.median(starts):.2f} s")
+            figure("memory (PSS), idle", f"{bare.memory():.0f} MB")
     return min(starts)
 
 
