@@ -14,10 +14,10 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
 from ..errors import ChannelError, Rejected
+from .backend import MAX_REPLAY, Decision
 from .channels import ChannelMap
 from .clients import Client
 from .handshake import restore
-from .hub import MAX_REPLAY, Decision
 from .store import Presence, Store
 
 log = logging.getLogger(__name__)

@@ -12,25 +12,23 @@ So nothing falls between, and nothing comes twice.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import json
 import logging
 import os
 import random
 import selectors
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from ..process.liveness import Life, holder
 from . import protocol, sockets
+from .backend import Backend, Decision
 from .clients import MAX_INBOX, MAX_SUBSCRIPTIONS, Client, Held, Leave, Message, State, Topic
 from .follower import Follower
 from .frames import (
@@ -49,9 +47,10 @@ from .frames import (
     new_parser,
     retry,
 )
+from .loop import Loop
 from .pool import Pool
 from .presence import Members
-from .store import MAX_NOTE, RUN_KIND, Presence, Replay, Row, RowKind, Store
+from .store import MAX_NOTE, RUN_KIND, Row, RowKind, Store
 
 log = logging.getLogger(__name__)
 
@@ -84,43 +83,8 @@ PRESENCE_RATE = 8 * 1024
 #: Milliseconds after which browsers open an event stream again, at random between these.
 RETRY = (1000, 5000)
 
-#: Messages that a client which comes back can get at most.
-MAX_REPLAY = 1000
-
 #: Seconds that a handshake may take: a log-out meanwhile is remembered for as long.
 HANDSHAKE = 60.0
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What became of a request to subscribe."""
-
-    refused: str | None = None
-    """The reason, for the client."""
-    data: str | None = None
-    """Initial data, as JSON."""
-    presence: bool = False
-    """Whether its members are counted."""
-    tell_leave: bool = False
-    """Whether :meth:`Backend.leave` is called at the end."""
-    replay: Replay | None = None
-    """What the log has after the client's ``since``."""
-
-
-class Backend(Protocol):
-    """The app's side. Everything but ``describe`` runs on the pool, in order for each client."""
-
-    def subscribe(self, client: Client, channel: str, since: int | None) -> Decision:
-        """Decide about a subscription."""
-
-    def receive(self, client: Client, channel: str, data: Any) -> str | None:
-        """Take a message; return the reason if it is refused."""
-
-    def leave(self, client: Client, channel: str) -> None:
-        """Note the end of a subscription."""
-
-    def describe(self, channel: str, presence: Presence) -> str | None:
-        """Make the JSON for subscribers who are told of each other; None for nothing."""
 
 
 class Hub:
@@ -166,8 +130,6 @@ class Hub:
         self._next_target = 0
         self._to_ping: dict[int, list[Client]] = {}
         self._signed_out: dict[str, tuple[int, float]] = {}
-        self._timers: list[tuple[float, int, Callable[[], object]]] = []
-        self._timer_numbers = itertools.count()
         self._peers: dict[int, int] = {}
         self._reporting = False
         self._reported_at = 0.0
@@ -177,24 +139,17 @@ class Hub:
         # Shared with other threads:
         self._mutex = threading.Lock()
         self._admitted = 0
-        self._calls: deque[Callable[[], object]] = deque()
         self._local: deque[Row] = deque()
-        self._awake = False
-        self._stopping = False
         self._ended = False
 
         with ExitStack() as opened:  # all, or none if there are no descriptors left
-            self._selector = opened.enter_context(selectors.DefaultSelector())
-            self._bell, self._clapper = socket.socketpair()
-            for end in (self._bell, self._clapper):
-                opened.callback(end.close)
-                end.setblocking(False)
+            self._loop = Loop()
+            opened.callback(self._loop.close)
             self._life = Life(store.run_path, RUN_KIND)
             opened.callback(self._life.close)
             self._log = Follower(store)
             opened.pop_all()
-        self._selector.register(self._bell, selectors.EVENT_READ, self._on_bell)
-        self._selector.register(self._log, selectors.EVENT_READ, self._log.wake)
+        self._loop.watch(self._log, self._log.wake)
         store.listen(self._on_append, self._log.mailbox)
         self._thread = threading.Thread(target=self._run, name="litestack-cable-hub", daemon=True)
         self._thread.start()
@@ -219,7 +174,7 @@ class Hub:
     def admit(self) -> bool:
         """Reserve a place for a client; False if there is none. Give it back by :meth:`dismiss`."""
         with self._mutex:
-            if self._stopping or self._admitted >= self._capacity:
+            if self._loop.stopping or self._admitted >= self._capacity:
                 return False
             self._admitted += 1
             return True
@@ -249,7 +204,7 @@ class Hub:
         client = Client(fd, kind, new_parser(kind, self._max_message), user, environ)
         with self._mutex:
             if not self._ended:
-                self._call(partial(self._adopt, client, handshake_at, early, list(requests)))
+                self._loop.call(partial(self._adopt, client, handshake_at, early, list(requests)))
                 return
         os.close(fd)
 
@@ -258,8 +213,7 @@ class Hub:
 
         It takes no lock and waits for nothing, so a signal handler may call it.
         """
-        self._stopping = True
-        self._ring()
+        self._loop.stop()
 
     def stop(self) -> None:
         """Tell every client that we go away, and end the thread; takes a second at most."""
@@ -273,19 +227,17 @@ class Hub:
                 os.close(client.fd)
         for fd in self._peers.values():
             os.close(fd)
-        self._selector.close()
-        self._bell.close()
-        self._clapper.close()
+        self._loop.close()
 
     # -- the loop -----------------------------------------------------------------------------
 
     def _run(self) -> None:
         log.info("the cable's hub starts (pid %d)", os.getpid())
-        self._every(SWEEP, self._sweep)
-        self._every(STATUS_INTERVAL, self._note_status)
+        self._loop.every(SWEEP, self._log.look)
+        self._loop.every(STATUS_INTERVAL, self._note_status)
         self._chores.submit(self._find_dead_peers)
-        self._every(1.0, self._ping_quiet)
-        while not self._stopping:
+        self._loop.every(1.0, self._ping_quiet)
+        while not self._loop.stopping:
             try:
                 self._turn()
             except Exception:
@@ -295,14 +247,14 @@ class Hub:
         log.info("the cable's hub ends (pid %d)", os.getpid())
 
     def _turn(self) -> None:
-        busy = self._deliveries or self._calls or self._local
-        wait = 0.0 if busy else self._log.wait_at_most(self._until_next_timer())
-        events = self._selector.select(wait)
+        busy = self._deliveries or self._loop.called or self._local
+        wait = 0.0 if busy else self._log.wait_at_most(self._loop.until_next_timer())
+        events = self._loop.wait(wait)
         for start in range(0, len(events), CHUNK):
             for key, mask in events[start : start + CHUNK]:
                 self._dispatch(key.data, mask)
             self._deliver()
-        self._run_calls()
+        self._loop.run_calls()
         if (
             (self._log.news or self._local)
             and len(self._deliveries) < MAX_DELIVERIES
@@ -310,7 +262,7 @@ class Hub:
         ):
             self._try_to_catch_up()
         self._deliver()
-        self._run_timers()
+        self._loop.run_timers()
 
     def _dispatch(self, ready: Client | Callable[[], object], mask: int) -> None:
         """Do what a descriptor is ready for."""
@@ -331,46 +283,6 @@ class Hub:
             log.exception("the cable drops a client because of an error")
             self._drop(client)
 
-    def _call(self, function: Callable[[], object]) -> None:
-        self._calls.append(function)
-        self._ring()
-
-    def _ring(self) -> None:
-        if not self._awake:
-            self._awake = True
-            sockets.send(self._clapper.fileno(), b"\0")
-
-    def _on_bell(self) -> None:
-        self._reader.read(self._bell.fileno())
-        # From here on a new call rings again.
-        self._awake = False
-
-    def _run_calls(self) -> None:
-        for _ in range(len(self._calls)):
-            try:
-                self._calls.popleft()()
-            except Exception:
-                log.exception("the cable's hub failed at a call; it goes on")
-
-    def _every(self, seconds: float, function: Callable[[], object]) -> None:
-        def again() -> None:
-            self._later(seconds, again)
-            function()
-
-        self._later(seconds, again)
-
-    def _later(self, seconds: float, function: Callable[[], object]) -> None:
-        due = time.monotonic() + seconds
-        heapq.heappush(self._timers, (due, next(self._timer_numbers), function))
-
-    def _until_next_timer(self) -> float:
-        return max(0.0, self._timers[0][0] - time.monotonic())
-
-    def _run_timers(self) -> None:
-        now = time.monotonic()
-        while self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2]()
-
     # -- the log ------------------------------------------------------------------------------
 
     def _on_append(self, rows: Sequence[Row]) -> None:
@@ -380,10 +292,7 @@ class Hub:
                 self._local.append(row)
             else:
                 self._log.look()
-        self._ring()
-
-    def _sweep(self) -> None:
-        self._log.look()
+        self._loop.ring()
 
     def _try_to_catch_up(self) -> None:
         try:
@@ -535,12 +444,7 @@ class Hub:
             wanted |= selectors.EVENT_READ
         if wanted == client.watched:
             return
-        if not client.watched:
-            self._selector.register(client.fd, wanted, client)
-        elif not wanted:
-            self._selector.unregister(client.fd)
-        else:
-            self._selector.modify(client.fd, wanted, client)
+        self._loop.watch(client.fd, client, wanted, client.watched)
         client.watched = wanted
 
     # -- a client's life ----------------------------------------------------------------------
@@ -551,7 +455,7 @@ class Hub:
         self._clients.add(client)
         self._watch(client)
         self._ping_later(client, self._ping_interval * self._random.uniform(0.5, 1.0))
-        if self._stopping:
+        if self._loop.stopping:
             self._send_away(client)
             return
         signed_out = self._signed_out.get(client.user)
@@ -609,7 +513,7 @@ class Hub:
             self._queue(client, farewell)
         self._flush(client)
         if client.state is State.CLOSING:
-            self._later(GOODBYE, partial(self._drop, client))
+            self._loop.later(GOODBYE, partial(self._drop, client))
 
     def _send_away(self, client: Client) -> None:
         self._close(client, Close.GOING_AWAY, "the server restarts")
@@ -631,7 +535,7 @@ class Hub:
         was_open = client.state is State.OPEN
         client.state = State.CLOSED
         if client.watched:
-            self._selector.unregister(client.fd)
+            self._loop.unwatch(client.fd)
             client.watched = 0
         os.close(client.fd)
         client.out = None
@@ -741,7 +645,7 @@ class Hub:
         starts = (self._topics[name].subscribers[client] for name in client.subscriptions)
         if self._targets is not None or any(start > position for start in starts):
             # It has got more than that: what others are just getting, or what we have not read.
-            self._later(0.05, partial(self._advance, client))
+            self._loop.later(0.05, partial(self._advance, client))
             return
         client.kind = Kind.EVENTS
         self._send(client, protocol.position(position), position)
@@ -761,7 +665,7 @@ class Hub:
             try:
                 result = work()
             finally:
-                self._call(partial(done, result))
+                self._loop.call(partial(done, result))
 
         client.busy = True
         self._pool.submit(run)
@@ -850,7 +754,7 @@ class Hub:
         leaves = []
         for name, tell in client.subscriptions.items():
             self._end_subscription(client, name)
-            if tell and not self._stopping:
+            if tell and not self._loop.stopping:
                 leaves.append(Leave(name))
         client.subscriptions = {}
         client.inbox = deque(leaves)
@@ -877,7 +781,7 @@ class Hub:
             return
         self._reporting = True
         since = time.monotonic() - self._reported_at
-        self._later(max(PRESENCE_DELAY, PRESENCE_INTERVAL - since), self._report_presence)
+        self._loop.later(max(PRESENCE_DELAY, PRESENCE_INTERVAL - since), self._report_presence)
 
     def _report_presence(self) -> None:
         now = self._reported_at = time.monotonic()
@@ -896,7 +800,7 @@ class Hub:
                 self._store.change_presence(self._life.name, changes, self._backend.describe)
                 failed = False
             finally:
-                self._call(partial(done, failed))
+                self._loop.call(partial(done, failed))
 
         if changes:
             self._chores.submit(report)
@@ -924,7 +828,7 @@ class Hub:
         """Begin to look regularly whether the processes of other members live."""
         if not self._looking_for_peers:
             self._looking_for_peers = True
-            self._every(SWEEP, partial(self._chores.submit, self._find_dead_peers))
+            self._loop.every(SWEEP, partial(self._chores.submit, self._find_dead_peers))
             self._chores.submit(self._find_dead_peers)
 
     def _find_dead_peers(self) -> None:
@@ -937,7 +841,7 @@ class Hub:
                 alive.append(pid)
         if dead:
             self._store.forget_processes(dead, self._backend.describe)
-        self._call(partial(self._watch_peers, alive))
+        self._loop.call(partial(self._watch_peers, alive))
 
     def _watch_peers(self, pids: list[int]) -> None:
         """Have the kernel tell at once when one of them ends."""
@@ -947,13 +851,11 @@ class Hub:
             if pid not in self._peers:
                 with suppress(OSError):
                     fd = self._peers[pid] = os.pidfd_open(pid)
-                    self._selector.register(
-                        fd, selectors.EVENT_READ, partial(self._on_peer_death, pid)
-                    )
+                    self._loop.watch(fd, partial(self._on_peer_death, pid))
 
     def _on_peer_death(self, pid: int) -> None:
         fd = self._peers.pop(pid)
-        self._selector.unregister(fd)
+        self._loop.unwatch(fd)
         os.close(fd)
         self._chores.submit(self._find_dead_peers)
 
@@ -968,12 +870,12 @@ class Hub:
         deadline = time.monotonic() + LAST_GOODBYE
         while self._clients and time.monotonic() < deadline:
             with suppress(Exception):
-                for key, mask in self._selector.select(max(0.0, deadline - time.monotonic())):
+                for key, mask in self._loop.wait(max(0.0, deadline - time.monotonic())):
                     self._dispatch(key.data, mask)
-                self._run_calls()
+                self._loop.run_calls()
         with self._mutex:
             self._ended = True
-        self._run_calls()  # a client may have come just now
+        self._loop.run_calls()  # a client may have come just now
         for client in list(self._clients):
             self._drop(client)
         for fd in self._peers.values():
@@ -982,8 +884,6 @@ class Hub:
             self._store.forget_processes([self._life.name], self._backend.describe)
         self._pool.stop()
         self._chores.stop()
-        self._selector.close()
+        self._loop.close()
         self._log.close()
         self._life.close()
-        self._bell.close()
-        self._clapper.close()

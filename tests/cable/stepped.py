@@ -29,7 +29,7 @@ class Stepped:
             self._go_on.wait()
 
         # As a timer's work, which is the last of a turn.
-        self.hub._call(lambda: self.hub._later(0.0, rest))
+        self.hub._loop.call(lambda: self.hub._loop.later(0.0, rest))
         assert resting.wait(10)
 
     def turn_until(self, condition: Callable[[], object]) -> None:
@@ -38,7 +38,7 @@ class Stepped:
         def turn() -> object:
             found = condition()
             if not found:
-                self.hub._later(0.01, lambda: None)  # a turn that waits no longer
+                self.hub._loop.later(0.01, lambda: None)  # a turn that waits no longer
                 self.hub._turn()
             return found
 
@@ -61,8 +61,8 @@ class Stepped:
 
     def answer(self) -> None:
         """Take the answer of a channel function, and do nothing else."""
-        wait_until(lambda: self.hub._calls)
-        self.hub._run_calls()
+        wait_until(lambda: self.hub._loop.called)
+        self.hub._loop.run_calls()
 
     def go_on(self) -> None:
         self._go_on.set()
