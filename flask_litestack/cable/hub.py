@@ -26,7 +26,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
-from ..process.liveness import Life, holder
+from ..process.liveness import Life
 from . import protocol, sockets
 from .backend import Backend, Decision
 from .clients import MAX_INBOX, MAX_SUBSCRIPTIONS, Client, Held, Leave, Message, State, Topic
@@ -48,8 +48,9 @@ from .frames import (
     retry,
 )
 from .loop import Loop
+from .peers import Peers
 from .pool import Pool
-from .presence import Members
+from .reports import Reports
 from .store import MAX_NOTE, RUN_KIND, Row, RowKind, Store
 
 log = logging.getLogger(__name__)
@@ -71,14 +72,6 @@ LAST_GOODBYE = 1.0
 
 #: Seconds between two notes of how many clients there are, for other processes.
 STATUS_INTERVAL = 5.0
-
-#: Seconds between two reports of who is present; the first comes sooner.
-PRESENCE_INTERVAL = 0.5
-PRESENCE_DELAY = 0.05
-
-#: Bytes a second of reports about one channel, beyond which they come less often: the log, of
-#: 32 MiB by default, is there for messages.
-PRESENCE_RATE = 8 * 1024
 
 #: Milliseconds after which browsers open an event stream again, at random between these.
 RETRY = (1000, 5000)
@@ -123,18 +116,12 @@ class Hub:
 
         self._clients: set[Client] = set()
         self._topics: dict[str, Topic] = {}
-        self._members = Members()
         self._deliveries: deque[tuple[Topic, Message]] = deque()
         self._delivery_bytes = 0
         self._targets: list[Client] | None = None
         self._next_target = 0
         self._to_ping: dict[int, list[Client]] = {}
         self._signed_out: dict[str, tuple[int, float]] = {}
-        self._peers: dict[int, int] = {}
-        self._reporting = False
-        self._reported_at = 0.0
-        self._looking_for_peers = False
-        self._noted: tuple[int, int] | None = None
 
         # Shared with other threads:
         self._mutex = threading.Lock()
@@ -149,6 +136,11 @@ class Hub:
             opened.callback(self._life.close)
             self._log = Follower(store)
             opened.pop_all()
+        life, describe = self._life.name, backend.describe
+        self._peers = Peers(self._loop, store, life, describe, self._chores)
+        self._reports = Reports(
+            self._loop, store, life, describe, self._topics, self._peers, self._chores
+        )
         self._loop.watch(self._log, self._log.wake)
         store.listen(self._on_append, self._log.mailbox)
         self._thread = threading.Thread(target=self._run, name="litestack-cable-hub", daemon=True)
@@ -225,8 +217,7 @@ class Hub:
         for client in self._clients:
             if client.state is not State.CLOSED:
                 os.close(client.fd)
-        for fd in self._peers.values():
-            os.close(fd)
+        self._peers.close()
         self._loop.close()
 
     # -- the loop -----------------------------------------------------------------------------
@@ -235,7 +226,7 @@ class Hub:
         log.info("the cable's hub starts (pid %d)", os.getpid())
         self._loop.every(SWEEP, self._log.look)
         self._loop.every(STATUS_INTERVAL, self._note_status)
-        self._chores.submit(self._find_dead_peers)
+        self._peers.look()
         self._loop.every(1.0, self._ping_quiet)
         while not self._loop.stopping:
             try:
@@ -349,10 +340,7 @@ class Hub:
                 if start < position:
                     self._send(client, protocol.missed(name, position))
         # What was said of presence may be among it, or all of it gone with a damaged file.
-        self._noted = None
-        self._members.change_all()
-        if self._members.changed:
-            self._report_presence_soon()
+        self._reports.repeat_all()
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -709,8 +697,7 @@ class Hub:
         topic.subscribers[client] = max(self._log.position, replayed)
         if decision.presence:
             # Before anything is sent: who is dropped then leaves what it has joined.
-            self._members.join(name, client.user)
-            self._report_presence_soon()
+            self._reports.join(name, client.user)
         if not held.complete:
             position = self._log.position
         elif replay is not None and not replay.missed and request.since is not None:
@@ -765,99 +752,16 @@ class Hub:
         topic = self._topics[name]
         del topic.subscribers[client]
         self._forget_if_empty(name, topic)
-        self._members.leave(name, client.user)
-        if self._members.changed:
-            self._report_presence_soon()
+        self._reports.leave(name, client.user)
 
     def _forget_if_empty(self, name: str, topic: Topic) -> None:
         if not topic.subscribers and not topic.pending:
             del self._topics[name]
 
-    # -- presence -----------------------------------------------------------------------------
-
-    def _report_presence_soon(self) -> None:
-        """Tell the other processes, and the subscribers, but not for each of a thousand joins."""
-        if self._reporting:
-            return
-        self._reporting = True
-        since = time.monotonic() - self._reported_at
-        self._loop.later(max(PRESENCE_DELAY, PRESENCE_INTERVAL - since), self._report_presence)
-
-    def _report_presence(self) -> None:
-        now = self._reported_at = time.monotonic()
-        changes = self._members.take_changes(partial(self._may_report, now))
-
-        def done(failed: bool) -> None:
-            self._reporting = False
-            if failed:
-                self._members.put_back(changes)
-            if self._members.changed:
-                self._report_presence_soon()
-
-        def report() -> None:
-            failed = True
-            try:
-                self._store.change_presence(self._life.name, changes, self._backend.describe)
-                failed = False
-            finally:
-                self._loop.call(partial(done, failed))
-
-        if changes:
-            self._chores.submit(report)
-        else:
-            done(failed=False)
-        self._look_for_peers()
-
-    def _may_report(self, now: float, channel: str) -> bool:
-        topic = self._topics.get(channel)
-        if topic is None:
-            return True
-        size = 0 if topic.news is None else len(topic.news)
-        if now - topic.reported_at < size / PRESENCE_RATE:
-            return False
-        topic.reported_at = now
-        return True
+    # -- housekeeping ---------------------------------------------------------------------------
 
     def _note_status(self) -> None:
-        now = (len(self._clients), len(self._topics))
-        if now != self._noted:
-            self._noted = now
-            self._chores.submit(partial(self._store.note_hub, self._life.name, *now))
-
-    def _look_for_peers(self) -> None:
-        """Begin to look regularly whether the processes of other members live."""
-        if not self._looking_for_peers:
-            self._looking_for_peers = True
-            self._loop.every(SWEEP, partial(self._chores.submit, self._find_dead_peers))
-            self._chores.submit(self._find_dead_peers)
-
-    def _find_dead_peers(self) -> None:
-        dead, alive = [], []
-        for process in self._store.processes():
-            pid = holder(self._store.run_path, process)
-            if pid is None:
-                dead.append(process)
-            elif process != self._life.name and pid:
-                alive.append(pid)
-        if dead:
-            self._store.forget_processes(dead, self._backend.describe)
-        self._loop.call(partial(self._watch_peers, alive))
-
-    def _watch_peers(self, pids: list[int]) -> None:
-        """Have the kernel tell at once when one of them ends."""
-        if not hasattr(os, "pidfd_open"):
-            return  # macOS: the regular look must do
-        for pid in pids:
-            if pid not in self._peers:
-                with suppress(OSError):
-                    fd = self._peers[pid] = os.pidfd_open(pid)
-                    self._loop.watch(fd, partial(self._on_peer_death, pid))
-
-    def _on_peer_death(self, pid: int) -> None:
-        fd = self._peers.pop(pid)
-        self._loop.unwatch(fd)
-        os.close(fd)
-        self._chores.submit(self._find_dead_peers)
+        self._reports.note_status(self.clients, self.channels)
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -878,8 +782,7 @@ class Hub:
         self._loop.run_calls()  # a client may have come just now
         for client in list(self._clients):
             self._drop(client)
-        for fd in self._peers.values():
-            os.close(fd)
+        self._peers.close()
         with suppress(Exception):
             self._store.forget_processes([self._life.name], self._backend.describe)
         self._pool.stop()

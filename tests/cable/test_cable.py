@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from flask_litestack import CableError, ChannelError, ConfigError
-from flask_litestack.cable import hub as hub_module
+from flask_litestack.cable import reports
 from tests.conftest import Post
 
 from .client import Client, Refused, wait_until
@@ -293,7 +293,7 @@ def test_presence_of_too_many_users_is_their_count(make_site: Callable[..., Site
 def test_large_lists_of_users_are_told_less_often(
     site: Site, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "PRESENCE_RATE", 40)
+    monkeypatch.setattr(reports, "PRESENCE_RATE", 40)
     with Client(port, "/cable?user=ann") as ann:
         ann.subscribe("rooms/lobby")
         size = len(json.dumps(ann.read(), separators=(",", ":")))

@@ -680,7 +680,7 @@ def test_a_client_that_goes_while_it_is_answered_takes_nobody_else_from_the_coun
         site.gate.set()
         hub.answer()
         assert hub.hub.clients == 2
-        hub.turn_until(lambda: not hub.hub._members.changed)
+        hub.turn_until(lambda: not hub.hub._reports._members.changed)
         with site.app.app_context():
             wait_until(lambda: site.litestack.cable.present("slow").count == 2)
 

@@ -48,7 +48,7 @@ def test_a_child_keeps_no_handle_of_other_processes(site: Site, port: int) -> No
 
     with Client(port) as client, forked(lambda: None) as peer, site.app.app_context():
         client.subscribe("posts/7")
-        site.litestack.cable.hub()._watch_peers([peer])
+        site.litestack.cable.hub()._peers._watch([peer])
         assert handles() != []
         pid = os.fork()
         if pid == 0:
