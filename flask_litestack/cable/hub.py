@@ -29,7 +29,8 @@ from typing import Any
 from ..process.liveness import Life
 from . import protocol, sockets
 from .backend import Backend, Decision
-from .clients import MAX_INBOX, MAX_SUBSCRIPTIONS, Client, Held, Leave, Message, State, Topic
+from .clients import MAX_SUBSCRIPTIONS, Client, Held, Leave, Message, State, Topic
+from .deliveries import CHUNK, MAX_DELIVERIES, Deliveries
 from .follower import Follower
 from .frames import (
     KINDS,
@@ -41,27 +42,19 @@ from .frames import (
     Opcode,
     Ping,
     closing,
-    encode,
     frame,
     keep_alive,
     new_parser,
     retry,
 )
 from .loop import Loop
+from .output import Output
 from .peers import Peers
 from .pool import Pool
 from .reports import Reports
 from .store import MAX_NOTE, RUN_KIND, Row, RowKind, Store
 
 log = logging.getLogger(__name__)
-
-#: Clients served in one go before the others, and the other threads, have a turn: sending to so
-#: many takes less than the interpreter's switch interval of 5 ms.
-CHUNK = 128
-
-#: Messages waiting to be sent, and their bytes, beyond which the log is not read further.
-MAX_DELIVERIES = 1000
-MAX_DELIVERY_BYTES = 8 * 1024 * 1024
 
 #: Seconds between two looks into the log for which nobody woke us.
 SWEEP = 2.0
@@ -116,10 +109,6 @@ class Hub:
 
         self._clients: set[Client] = set()
         self._topics: dict[str, Topic] = {}
-        self._deliveries: deque[tuple[Topic, Message]] = deque()
-        self._delivery_bytes = 0
-        self._targets: list[Client] | None = None
-        self._next_target = 0
         self._to_ping: dict[int, list[Client]] = {}
         self._signed_out: dict[str, tuple[int, float]] = {}
 
@@ -141,6 +130,14 @@ class Hub:
         self._reports = Reports(
             self._loop, store, life, describe, self._topics, self._peers, self._chores
         )
+        self._output = Output(
+            self._loop,
+            buffer=buffer,
+            max_message=max_message,
+            on_broken=self._drop,
+            on_slow=self._drop_slow,
+        )
+        self._deliveries = Deliveries(self._log, self._output)
         self._loop.watch(self._log, self._log.wake)
         store.listen(self._on_append, self._log.mailbox)
         self._thread = threading.Thread(target=self._run, name="litestack-cable-hub", daemon=True)
@@ -244,15 +241,11 @@ class Hub:
         for start in range(0, len(events), CHUNK):
             for key, mask in events[start : start + CHUNK]:
                 self._dispatch(key.data, mask)
-            self._deliver()
+            self._deliveries.send_some()
         self._loop.run_calls()
-        if (
-            (self._log.news or self._local)
-            and len(self._deliveries) < MAX_DELIVERIES
-            and self._delivery_bytes < MAX_DELIVERY_BYTES
-        ):
+        if (self._log.news or self._local) and not self._deliveries.full:
             self._try_to_catch_up()
-        self._deliver()
+        self._deliveries.send_some()
         self._loop.run_timers()
 
     def _dispatch(self, ready: Client | Callable[[], object], mask: int) -> None:
@@ -267,7 +260,7 @@ class Hub:
             return  # by what was served just before it
         try:
             if mask & selectors.EVENT_WRITE:
-                self._flush(client)
+                self._output.flush(client)
             if mask & selectors.EVENT_READ:
                 self._read(client)
         except Exception:
@@ -322,8 +315,7 @@ class Hub:
             for held in topic.pending.values():
                 held.add(message, self._buffer)
         if topic.subscribers:
-            self._deliveries.append((topic, message))
-            self._delivery_bytes += len(message)
+            self._deliveries.add(topic, message)
 
     def _missed_some(self, position: int) -> None:
         """Tell everybody that the log was trimmed before we read it, or begun anew."""
@@ -331,109 +323,14 @@ class Hub:
         self._log.position = position
         # What is still to be sent is older than that; the pages load their state anew.
         self._deliveries.clear()
-        self._delivery_bytes = 0
-        self._targets = None
         for name, topic in list(self._topics.items()):
             for held in topic.pending.values():
                 held.lose()
             for client, start in list(topic.subscribers.items()):
                 if start < position:
-                    self._send(client, protocol.missed(name, position))
+                    self._output.send(client, protocol.missed(name, position))
         # What was said of presence may be among it, or all of it gone with a damaged file.
         self._reports.repeat_all()
-
-    # -- sending ------------------------------------------------------------------------------
-
-    def _deliver(self) -> None:
-        """Send up to CHUNK frames of the messages that wait."""
-        budget = CHUNK
-        while budget > 0 and self._deliveries:
-            topic, message = self._deliveries[0]
-            if self._targets is None:
-                self._targets = list(topic.subscribers)
-                self._next_target = 0
-            start = self._next_target
-            end = self._next_target = min(start + budget, len(self._targets))
-            budget -= end - start + 1
-            self._deliver_to(topic, message, self._targets[start:end])
-            if end == len(self._targets):
-                self._targets = None
-                self._deliveries.popleft()
-                self._delivery_bytes -= len(message)
-
-    def _deliver_to(self, topic: Topic, message: Message, targets: list[Client]) -> None:
-        # The innermost loop of a broadcast.
-        send = sockets.send
-        message_id = message.id
-        frames = [message.frame(kind) for kind in KINDS]
-        start_of = topic.subscribers.get
-        for client in targets:
-            # Since the broadcast began it may have gone, or have come back with another start.
-            if start_of(client, message_id) >= message_id:
-                continue
-            data = frames[client.kind]
-            sent = 0 if client.out else send(client.fd, data)
-            if sent != len(data):
-                self._send_rest(client, data, sent)
-
-    def _send(self, client: Client, text: bytes, event_id: int | None = None) -> None:
-        self._send_bytes(client, encode(client.kind, text, event_id))
-
-    def _send_bytes(self, client: Client, data: bytes) -> None:
-        """Send, or queue what does not fit; a client with too much in its queue must go."""
-        if client.state is not State.OPEN:
-            return  # nothing may follow the good-bye
-        sent = 0 if client.out else sockets.send(client.fd, data)
-        if sent != len(data):
-            self._send_rest(client, data, sent)
-
-    def _send_rest(self, client: Client, data: bytes, sent: int) -> None:
-        if sent < 0:
-            self._drop(client)
-            return
-        self._queue(client, data[sent:])
-        if client.out_size > self._buffer:
-            self._drop_slow(client)
-
-    def _queue(self, client: Client, data: bytes) -> None:
-        if client.out is None:
-            client.out = deque()
-        client.out.append(data)
-        client.out_size += len(data)
-        self._watch(client)
-
-    def _flush(self, client: Client) -> None:
-        """Send what waits, now that the socket takes it again."""
-        while client.out:
-            data = client.out[0]
-            sent = sockets.send(client.fd, data)
-            if sent < 0:
-                self._drop(client)
-                return
-            client.out_size -= sent
-            if sent < len(data):
-                client.out[0] = data[sent:]
-                return
-            client.out.popleft()
-        client.out = None
-        if client.state is State.CLOSING:
-            sockets.half_close(client.fd)
-        self._watch(client)
-
-    def _watch(self, client: Client) -> None:
-        """Watch for what can be done for a client, and for nothing else."""
-        wanted = 0
-        if client.out:
-            wanted |= selectors.EVENT_WRITE
-        full = client.inbox is not None and (
-            len(client.inbox) >= MAX_INBOX or client.inbox_size >= self._max_message
-        )
-        if not full or client.state is State.CLOSING:
-            wanted |= selectors.EVENT_READ
-        if wanted == client.watched:
-            return
-        self._loop.watch(client.fd, client, wanted, client.watched)
-        client.watched = wanted
 
     # -- a client's life ----------------------------------------------------------------------
 
@@ -441,7 +338,7 @@ class Hub:
         self, client: Client, handshake_at: int, early: bytes, requests: list[protocol.Subscribe]
     ) -> None:
         self._clients.add(client)
-        self._watch(client)
+        self._output.watch(client)
         self._ping_later(client, self._ping_interval * self._random.uniform(0.5, 1.0))
         if self._loop.stopping:
             self._send_away(client)
@@ -451,7 +348,7 @@ class Hub:
             self._close(client, Close.SIGNED_OUT, "signed out")
             return
         if client.kind is Kind.EVENTS:
-            self._send_bytes(client, retry(self._random.randint(*RETRY)))
+            self._output.send_bytes(client, retry(self._random.randint(*RETRY)))
             if len(requests) > 1:
                 client.kind = Kind.FIRST_EVENTS
         if requests:
@@ -488,7 +385,7 @@ class Hub:
         except BadFrame as error:
             self._close(client, error.code, str(error))
         if pong is not None and client.state is State.OPEN:
-            self._send_bytes(client, frame(Opcode.PONG, pong))
+            self._output.send_bytes(client, frame(Opcode.PONG, pong))
 
     def _close(self, client: Client, code: int, reason: str = "") -> None:
         """Say good-bye; the client gets a few seconds to take it."""
@@ -498,8 +395,8 @@ class Hub:
         self._end_subscriptions(client)
         farewell = closing(client.kind, code, reason)
         if farewell:
-            self._queue(client, farewell)
-        self._flush(client)
+            self._output.queue(client, farewell)
+        self._output.flush(client)
         if client.state is State.CLOSING:
             self._loop.later(GOODBYE, partial(self._drop, client))
 
@@ -508,11 +405,7 @@ class Hub:
 
     def _drop_slow(self, client: Client) -> None:
         """Send a client away that does not take what it gets; it comes back for the rest."""
-        assert client.out is not None
-        first = client.out[0]  # may be sent in part, and must be finished
-        client.out.clear()
-        client.out.append(first)
-        client.out_size = len(first)
+        self._output.forget_unsent(client)
         log.info("the cable sends a client away that is too slow (user %r)", client.user)
         self._close(client, Close.TRY_AGAIN_LATER, "too slow")
 
@@ -522,12 +415,8 @@ class Hub:
             return
         was_open = client.state is State.OPEN
         client.state = State.CLOSED
-        if client.watched:
-            self._loop.unwatch(client.fd)
-            client.watched = 0
+        self._output.end(client)
         os.close(client.fd)
-        client.out = None
-        client.out_size = 0
         self._clients.discard(client)
         self.dismiss()
         client.parser = EventsParser()
@@ -545,11 +434,11 @@ class Hub:
         due = [second for second in self._to_ping if second <= now]
         if not due:
             return
-        position = self._sent_position()
+        position = self._deliveries.position
         # The position lets a client resume whose channels are quiet for longer than messages are
         # kept, and lets a page hear that the server is there: it does not see pings.
         # An event's id would take those back who have the present broadcast already.
-        event_id = position if self._targets is None else None
+        event_id = None if self._deliveries.begun else position
         frames = {kind: keep_alive(kind, protocol.position(position), event_id) for kind in KINDS}
         for client in itertools.chain.from_iterable(self._to_ping.pop(second) for second in due):
             if client.state is not State.OPEN:
@@ -565,11 +454,7 @@ class Hub:
                 self._close(client, Close.NORMAL, "no subscription")
                 continue
             self._ping_later(client, self._ping_interval)
-            self._send_bytes(client, frames[client.kind])
-
-    def _sent_position(self) -> int:
-        """Return the id up to which every client has got everything."""
-        return self._deliveries[0][1].id - 1 if self._deliveries else self._log.position
+            self._output.send_bytes(client, frames[client.kind])
 
     def _sign_out(self, user: str, message_id: int) -> None:
         now = time.monotonic()
@@ -604,13 +489,13 @@ class Hub:
             if not client.busy:
                 self._at_rest(client)
         if client.state is not State.CLOSED:
-            self._watch(client)
+            self._output.watch(client)
 
     def _begin(self, client: Client, text: str) -> None:
         try:
             request = protocol.parse(text)
         except protocol.BadRequest as error:
-            self._send(client, protocol.error(str(error)))
+            self._output.send(client, protocol.error(str(error)))
             return
         if isinstance(request, protocol.Subscribe):
             self._subscribe(client, request)
@@ -629,14 +514,14 @@ class Hub:
 
     def _begin_ids(self, client: Client) -> None:
         """Let an event stream resume: it is decided about all channels of its URL."""
-        position = self._sent_position()
+        position = self._deliveries.position
         starts = (self._topics[name].subscribers[client] for name in client.subscriptions)
-        if self._targets is not None or any(start > position for start in starts):
+        if self._deliveries.begun or any(start > position for start in starts):
             # It has got more than that: what others are just getting, or what we have not read.
             self._loop.later(0.05, partial(self._advance, client))
             return
         client.kind = Kind.EVENTS
-        self._send(client, protocol.position(position), position)
+        self._output.send(client, protocol.position(position), position)
 
     def _on_pool(
         self, client: Client, work: Callable[[], Any], then: Callable[[Any], object]
@@ -661,10 +546,10 @@ class Hub:
     def _subscribe(self, client: Client, request: protocol.Subscribe) -> None:
         name = request.channel
         if name in client.subscriptions:
-            self._send(client, protocol.error("already subscribed", name))
+            self._output.send(client, protocol.error("already subscribed", name))
             return
         if len(client.subscriptions) >= MAX_SUBSCRIPTIONS:
-            self._send(client, protocol.rejected(name, "too many channels"))
+            self._output.send(client, protocol.rejected(name, "too many channels"))
             return
         # From here on its messages are held, before the log is asked for older ones.
         self._topics.setdefault(name, Topic()).pending[client] = Held()
@@ -688,7 +573,7 @@ class Hub:
         if client.state is not State.OPEN or refused is not None or decision is None:
             self._forget_if_empty(name, topic)
             if refused is not None:
-                self._send(client, protocol.rejected(name, refused))
+                self._output.send(client, protocol.rejected(name, refused))
             return
         replay = decision.replay
         missed = not held.complete or (replay is not None and replay.missed)
@@ -702,23 +587,23 @@ class Hub:
             position = self._log.position
         elif replay is not None and not replay.missed and request.since is not None:
             position = request.since
-        self._send(client, protocol.subscribed(name, position, decision.data), position)
+        self._output.send(client, protocol.subscribed(name, position, decision.data), position)
         if missed:
-            self._send(client, protocol.missed(name, position))
+            self._output.send(client, protocol.missed(name, position))
         if replay is not None and not missed:
             for row in replay.rows:
-                self._send_bytes(client, Message(row).frame(client.kind))
+                self._output.send_bytes(client, Message(row).frame(client.kind))
         for message in held.messages:
             if message.id > replayed:
-                self._send_bytes(client, message.frame(client.kind))
+                self._output.send_bytes(client, message.frame(client.kind))
         if decision.presence and topic.news is not None:
             # Without its id: a browser would resume from there, before what it has got.
-            self._send(client, topic.news.text)
+            self._output.send(client, topic.news.text)
 
     def _unsubscribe(self, client: Client, name: str) -> None:
         tell = client.subscriptions.pop(name, None)
         if tell is None:
-            self._send(client, protocol.error("not subscribed", name))
+            self._output.send(client, protocol.error("not subscribed", name))
             return
         self._end_subscription(client, name)
         if tell:
@@ -727,12 +612,12 @@ class Hub:
     def _receive_message(self, client: Client, request: protocol.Send) -> None:
         name = request.channel
         if name not in client.subscriptions:
-            self._send(client, protocol.error("not subscribed", name))
+            self._output.send(client, protocol.error("not subscribed", name))
             return
 
         def answer(reason: str | None) -> None:
             if reason is not None:
-                self._send(client, protocol.error(reason, name))
+                self._output.send(client, protocol.error(reason, name))
 
         self._on_pool(client, partial(self._backend.receive, client, name, request.data), answer)
 

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flask_litestack.cable import hub as hub_module
+from flask_litestack.cable import deliveries
+from flask_litestack.cable.hub import Hub
 from flask_litestack.cable.store import RowKind, Store
 
 from .client import Client, Refused, make_frame, wait_until
@@ -362,8 +363,8 @@ def test_a_client_that_is_gone_takes_no_room_until_its_next_ping(site: Site, por
 def test_the_messages_that_wait_to_be_sent_are_limited_in_bytes(
     site: Site, port: int, elsewhere: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "CHUNK", 1)
-    monkeypatch.setattr(hub_module, "MAX_DELIVERY_BYTES", 1_000_000)
+    monkeypatch.setattr(deliveries, "CHUNK", 1)
+    monkeypatch.setattr(deliveries, "MAX_DELIVERY_BYTES", 1_000_000)
     text = '"' + "x" * 99_000 + '"'
     with stepped(site) as hub, Client(port) as client:
         hub.subscribe(client, "posts/7")
@@ -373,10 +374,10 @@ def test_the_messages_that_wait_to_be_sent_are_limited_in_bytes(
         most = 0
         while hub.hub.position < site.last_id() or hub.hub._deliveries:
             hub.hub._turn()
-            most = max(most, hub.hub._delivery_bytes)
+            most = max(most, hub.hub._deliveries._bytes)
             assert len(client.read()["data"]) == 99_000
         assert most < 1_000_000 + 4_500_000
-        assert hub.hub._delivery_bytes == 0
+        assert hub.hub._deliveries._bytes == 0
 
 
 def test_a_large_message_reaches_a_slow_reader_whole(site: Site, port: int) -> None:
@@ -716,7 +717,7 @@ def test_nothing_older_follows_the_news_that_messages_were_missed(site: Site, po
         site.broadcast("posts/7", "waits to be sent")
         hub.hub._catch_up()
         hub.hub._missed_some(site.last_id() + 5)
-        hub.hub._deliver()
+        hub.hub._deliveries.send_some()
         assert client.read()["type"] == "missed"
         client.socket.settimeout(0.2)
         with pytest.raises(TimeoutError):
@@ -730,14 +731,14 @@ def test_who_subscribes_anew_during_a_broadcast_gets_it_once(
     def plain() -> bool:
         return True
 
-    monkeypatch.setattr(hub_module, "CHUNK", 2)
+    monkeypatch.setattr(deliveries, "CHUNK", 2)
     with stepped(site) as hub, Client(port) as a, Client(port) as b, Client(port) as last:
         for client in (a, b, last):
             hub.subscribe(client, "plain")
         since = site.last_id()
         site.broadcast("plain", "hello")
         hub.hub._catch_up()
-        hub.hub._deliver()  # to the first two
+        hub.hub._deliveries.send_some()  # to the first two
         last.send(type="unsubscribe", channel="plain")
         last.send(type="subscribe", channel="plain", since=since)
         # Neither sends the rest of the broadcast, which a turn would.
@@ -751,7 +752,7 @@ def test_who_subscribes_anew_during_a_broadcast_gets_it_once(
         assert last.read()["data"] == "next"
 
 
-def _read_all(hub: hub_module.Hub, client: object) -> bool:
+def _read_all(hub: Hub, client: object) -> bool:
     """Read what a client has sent, until its function is asked."""
     hub._read(client)  # type: ignore[arg-type]
     return bool(client.busy)  # type: ignore[attr-defined]
@@ -766,7 +767,7 @@ def test_nothing_follows_the_close_frame(site: Site, port: int) -> None:
     with stepped(site) as hub, Client(port, receive_buffer=4096) as client:
         hub.begin_to_subscribe(client, "refused later")
         served_client = next(iter(hub.topic("refused later").pending))
-        hub.hub._send_bytes(served_client, make_frame(0x89, b"x" * 120, mask=False) * 2000)
+        hub.hub._output.send_bytes(served_client, make_frame(0x89, b"x" * 120, mask=False) * 2000)
         assert served_client.out, "the client's buffer is full"
         hub.hub._close(served_client, 1000)
         site.gate.set()
