@@ -24,12 +24,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Any
 
 from ..process.liveness import Life
 from . import protocol, sockets
-from .backend import Backend, Decision
-from .clients import MAX_SUBSCRIPTIONS, Client, Held, Leave, Message, State, Topic
+from .backend import Backend
+from .clients import Client, State, Topic
 from .deliveries import CHUNK, MAX_DELIVERIES, Deliveries
 from .follower import Follower
 from .frames import (
@@ -53,6 +52,7 @@ from .peers import Peers
 from .pool import Pool
 from .reports import Reports
 from .store import MAX_NOTE, RUN_KIND, Row, RowKind, Store
+from .subscriptions import Subscriptions
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,6 @@ class Hub:
         self._backend = backend
         self._capacity = capacity
         self._max_message = max_message
-        self._buffer = buffer
         self._ping_interval = max(1.0, ping_interval)
         self._pool = Pool(threads, "litestack-cable")
         # The hub's own work waits for no handler.
@@ -138,6 +137,17 @@ class Hub:
             on_slow=self._drop_slow,
         )
         self._deliveries = Deliveries(self._log, self._output)
+        self._subscriptions = Subscriptions(
+            self._loop,
+            self._log,
+            backend,
+            self._pool,
+            self._output,
+            self._deliveries,
+            self._reports,
+            self._topics,
+            buffer=buffer,
+        )
         self._loop.watch(self._log, self._log.wake)
         store.listen(self._on_append, self._log.mailbox)
         self._thread = threading.Thread(target=self._run, name="litestack-cable-hub", daemon=True)
@@ -305,17 +315,7 @@ class Hub:
         if row.kind == RowKind.DISCONNECT:
             self._sign_out(json.loads(row.data), row.id)
             return
-        topic = self._topics.get(row.channel)
-        if topic is None:
-            return
-        message = Message(row)
-        if message.is_presence:
-            topic.news = message
-        else:
-            for held in topic.pending.values():
-                held.add(message, self._buffer)
-        if topic.subscribers:
-            self._deliveries.add(topic, message)
+        self._subscriptions.take(row)
 
     def _missed_some(self, position: int) -> None:
         """Tell everybody that the log was trimmed before we read it, or begun anew."""
@@ -323,12 +323,7 @@ class Hub:
         self._log.position = position
         # What is still to be sent is older than that; the pages load their state anew.
         self._deliveries.clear()
-        for name, topic in list(self._topics.items()):
-            for held in topic.pending.values():
-                held.lose()
-            for client, start in list(topic.subscribers.items()):
-                if start < position:
-                    self._output.send(client, protocol.missed(name, position))
+        self._subscriptions.miss(position)
         # What was said of presence may be among it, or all of it gone with a damaged file.
         self._reports.repeat_all()
 
@@ -352,8 +347,7 @@ class Hub:
             if len(requests) > 1:
                 client.kind = Kind.FIRST_EVENTS
         if requests:
-            client.inbox = deque(requests)
-            self._advance(client)
+            self._subscriptions.requests.replace(client, requests)
         if early:
             self._receive(client, early)
 
@@ -376,7 +370,7 @@ class Hub:
                 if client.state is not State.OPEN:
                     return
                 if isinstance(item, str):
-                    self._request(client, item)
+                    self._subscriptions.requests.add(client, item)
                 elif isinstance(item, Ping):
                     pong = item.payload  # of several only the last needs an answer
                 elif isinstance(item, Closed):
@@ -392,7 +386,7 @@ class Hub:
         if client.state is not State.OPEN:
             return
         client.state = State.CLOSING
-        self._end_subscriptions(client)
+        self._subscriptions.end_all(client)
         farewell = closing(client.kind, code, reason)
         if farewell:
             self._output.queue(client, farewell)
@@ -421,9 +415,9 @@ class Hub:
         self.dismiss()
         client.parser = EventsParser()
         if was_open:
-            self._end_subscriptions(client)
+            self._subscriptions.end_all(client)
         else:
-            self._advance(client)
+            self._subscriptions.requests.advance(client)
 
     def _ping_later(self, client: Client, seconds: float) -> None:
         self._to_ping.setdefault(int(time.monotonic() + seconds), []).append(client)
@@ -462,186 +456,6 @@ class Hub:
         self._signed_out[user] = (message_id, now)
         for client in [client for client in self._clients if client.user == user]:
             self._close(client, Close.SIGNED_OUT, "signed out")
-
-    # -- requests -----------------------------------------------------------------------------
-
-    def _request(self, client: Client, text: str) -> None:
-        if client.inbox is None:
-            client.inbox = deque()
-        client.inbox.append(text)
-        client.inbox_size += len(text)
-        self._advance(client)
-
-    def _advance(self, client: Client) -> None:
-        """Begin the client's next requests, in order; one that needs the pool holds the rest."""
-        while client.inbox and not client.busy:
-            item = client.inbox.popleft()
-            if isinstance(item, Leave):
-                work = partial(self._backend.leave, client, item.channel)
-                self._on_pool(client, work, lambda _: None)
-            elif isinstance(item, str):
-                client.inbox_size -= len(item)
-                self._begin(client, item)
-            else:
-                self._subscribe(client, item)
-        if not client.inbox:
-            client.inbox = None
-            if not client.busy:
-                self._at_rest(client)
-        if client.state is not State.CLOSED:
-            self._output.watch(client)
-
-    def _begin(self, client: Client, text: str) -> None:
-        try:
-            request = protocol.parse(text)
-        except protocol.BadRequest as error:
-            self._output.send(client, protocol.error(str(error)))
-            return
-        if isinstance(request, protocol.Subscribe):
-            self._subscribe(client, request)
-        elif isinstance(request, protocol.Unsubscribe):
-            self._unsubscribe(client, request.channel)
-        else:
-            self._receive_message(client, request)
-
-    def _at_rest(self, client: Client) -> None:
-        """Do what can be done once nothing that a client wanted is left to do."""
-        if client.state is State.CLOSED:
-            # It may be referred to until its next ping would be due.
-            client.environ = b""
-        elif client.state is State.OPEN and client.kind is Kind.FIRST_EVENTS:
-            self._begin_ids(client)
-
-    def _begin_ids(self, client: Client) -> None:
-        """Let an event stream resume: it is decided about all channels of its URL."""
-        position = self._deliveries.position
-        starts = (self._topics[name].subscribers[client] for name in client.subscriptions)
-        if self._deliveries.begun or any(start > position for start in starts):
-            # It has got more than that: what others are just getting, or what we have not read.
-            self._loop.later(0.05, partial(self._advance, client))
-            return
-        client.kind = Kind.EVENTS
-        self._output.send(client, protocol.position(position), position)
-
-    def _on_pool(
-        self, client: Client, work: Callable[[], Any], then: Callable[[Any], object]
-    ) -> None:
-        """Run ``work`` on the pool, then ``then`` here with its result (None after an error)."""
-
-        def done(result: Any) -> None:
-            client.busy = False
-            then(result)
-            self._advance(client)
-
-        def run() -> None:
-            result = None
-            try:
-                result = work()
-            finally:
-                self._loop.call(partial(done, result))
-
-        client.busy = True
-        self._pool.submit(run)
-
-    def _subscribe(self, client: Client, request: protocol.Subscribe) -> None:
-        name = request.channel
-        if name in client.subscriptions:
-            self._output.send(client, protocol.error("already subscribed", name))
-            return
-        if len(client.subscriptions) >= MAX_SUBSCRIPTIONS:
-            self._output.send(client, protocol.rejected(name, "too many channels"))
-            return
-        # From here on its messages are held, before the log is asked for older ones.
-        self._topics.setdefault(name, Topic()).pending[client] = Held()
-        self._on_pool(
-            client,
-            partial(self._backend.subscribe, client, name, request.since),
-            partial(self._decided, client, request, self._log.position),
-        )
-
-    def _decided(
-        self,
-        client: Client,
-        request: protocol.Subscribe,
-        position: int,
-        decision: Decision | None,
-    ) -> None:
-        name = request.channel
-        topic = self._topics[name]
-        held = topic.pending.pop(client)
-        refused = "error" if decision is None else decision.refused
-        if client.state is not State.OPEN or refused is not None or decision is None:
-            self._forget_if_empty(name, topic)
-            if refused is not None:
-                self._output.send(client, protocol.rejected(name, refused))
-            return
-        replay = decision.replay
-        missed = not held.complete or (replay is not None and replay.missed)
-        replayed = 0 if replay is None or missed else replay.last_id
-        client.subscriptions[name] = decision.tell_leave
-        topic.subscribers[client] = max(self._log.position, replayed)
-        if decision.presence:
-            # Before anything is sent: who is dropped then leaves what it has joined.
-            self._reports.join(name, client.user)
-        if not held.complete:
-            position = self._log.position
-        elif replay is not None and not replay.missed and request.since is not None:
-            position = request.since
-        self._output.send(client, protocol.subscribed(name, position, decision.data), position)
-        if missed:
-            self._output.send(client, protocol.missed(name, position))
-        if replay is not None and not missed:
-            for row in replay.rows:
-                self._output.send_bytes(client, Message(row).frame(client.kind))
-        for message in held.messages:
-            if message.id > replayed:
-                self._output.send_bytes(client, message.frame(client.kind))
-        if decision.presence and topic.news is not None:
-            # Without its id: a browser would resume from there, before what it has got.
-            self._output.send(client, topic.news.text)
-
-    def _unsubscribe(self, client: Client, name: str) -> None:
-        tell = client.subscriptions.pop(name, None)
-        if tell is None:
-            self._output.send(client, protocol.error("not subscribed", name))
-            return
-        self._end_subscription(client, name)
-        if tell:
-            self._on_pool(client, partial(self._backend.leave, client, name), lambda _: None)
-
-    def _receive_message(self, client: Client, request: protocol.Send) -> None:
-        name = request.channel
-        if name not in client.subscriptions:
-            self._output.send(client, protocol.error("not subscribed", name))
-            return
-
-        def answer(reason: str | None) -> None:
-            if reason is not None:
-                self._output.send(client, protocol.error(reason, name))
-
-        self._on_pool(client, partial(self._backend.receive, client, name, request.data), answer)
-
-    def _end_subscriptions(self, client: Client) -> None:
-        """End all of them with the connection; what the client still wanted is forgotten."""
-        leaves = []
-        for name, tell in client.subscriptions.items():
-            self._end_subscription(client, name)
-            if tell and not self._loop.stopping:
-                leaves.append(Leave(name))
-        client.subscriptions = {}
-        client.inbox = deque(leaves)
-        client.inbox_size = 0
-        self._advance(client)
-
-    def _end_subscription(self, client: Client, name: str) -> None:
-        topic = self._topics[name]
-        del topic.subscribers[client]
-        self._forget_if_empty(name, topic)
-        self._reports.leave(name, client.user)
-
-    def _forget_if_empty(self, name: str, topic: Topic) -> None:
-        if not topic.subscribers and not topic.pending:
-            del self._topics[name]
 
     # -- housekeeping ---------------------------------------------------------------------------
 
