@@ -4,15 +4,25 @@ It never waits for a client, a handler or a file for long: reads and writes do n
 functions run on a pool, and a broadcast to many is cut into pieces between which everybody else
 has a turn. It keeps the GIL while it sends (see sockets.py) and gives it up once a turn.
 
-Messages reach a client in the order of their ids. While a channel function decides about a
-subscription, new messages are held; the decision comes back together with what the log has after
-the client's ``since``, up to some id; what was held after that id follows, then live messages.
-So nothing falls between, and nothing comes twice.
+The hub is what other threads see of it, and the order of each turn. Of its parts, each knows only
+what stands above it:
+
+    loop.py           what it waits for: descriptors, calls of other threads, timers
+    follower.py       what is new in the log
+    peers.py          which other processes there are
+    reports.py        what they and the subscribers are told of its clients
+    output.py         what is sent to one client, and waits for its socket
+    deliveries.py     what is sent to all subscribers of a channel
+    requests.py       what a client wants, in order
+    subscriptions.py  who gets what, from which message on
+    connections.py    how clients come and go
+    pings.py          who is still there
+
+Messages reach a client in the order of their ids (see subscriptions.py).
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
@@ -26,29 +36,17 @@ from contextlib import ExitStack, suppress
 from functools import partial
 
 from ..process.liveness import Life
-from . import protocol, sockets
+from . import protocol
 from .backend import Backend
 from .clients import Client, State, Topic
+from .connections import Connections
 from .deliveries import CHUNK, MAX_DELIVERIES, Deliveries
 from .follower import Follower
-from .frames import (
-    KINDS,
-    BadFrame,
-    Close,
-    Closed,
-    EventsParser,
-    Kind,
-    Opcode,
-    Ping,
-    closing,
-    frame,
-    keep_alive,
-    new_parser,
-    retry,
-)
+from .frames import Kind, new_parser
 from .loop import Loop
 from .output import Output
 from .peers import Peers
+from .pings import Pings
 from .pool import Pool
 from .reports import Reports
 from .store import MAX_NOTE, RUN_KIND, Row, RowKind, Store
@@ -59,18 +57,11 @@ log = logging.getLogger(__name__)
 #: Seconds between two looks into the log for which nobody woke us.
 SWEEP = 2.0
 
-#: Seconds that a client has to take our good-bye, and all of them when the process ends.
-GOODBYE = 3.0
+#: Seconds that all clients have to take our good-bye when the process ends.
 LAST_GOODBYE = 1.0
 
 #: Seconds between two notes of how many clients there are, for other processes.
 STATUS_INTERVAL = 5.0
-
-#: Milliseconds after which browsers open an event stream again, at random between these.
-RETRY = (1000, 5000)
-
-#: Seconds that a handshake may take: a log-out meanwhile is remembered for as long.
-HANDSHAKE = 60.0
 
 
 class Hub:
@@ -99,17 +90,10 @@ class Hub:
         self._backend = backend
         self._capacity = capacity
         self._max_message = max_message
-        self._ping_interval = max(1.0, ping_interval)
         self._pool = Pool(threads, "litestack-cable")
         # The hub's own work waits for no handler.
         self._chores = Pool(1, "litestack-cable-chores")
-        self._reader = sockets.Reader()
-        self._random = random.Random()
-
-        self._clients: set[Client] = set()
         self._topics: dict[str, Topic] = {}
-        self._to_ping: dict[int, list[Client]] = {}
-        self._signed_out: dict[str, tuple[int, float]] = {}
 
         # Shared with other threads:
         self._mutex = threading.Lock()
@@ -133,8 +117,8 @@ class Hub:
             self._loop,
             buffer=buffer,
             max_message=max_message,
-            on_broken=self._drop,
-            on_slow=self._drop_slow,
+            on_broken=lambda client: self._connections.drop(client),
+            on_slow=lambda client: self._connections.close_slow(client),
         )
         self._deliveries = Deliveries(self._log, self._output)
         self._subscriptions = Subscriptions(
@@ -147,6 +131,13 @@ class Hub:
             self._reports,
             self._topics,
             buffer=buffer,
+        )
+        chance = random.Random()
+        self._connections = Connections(
+            self._loop, self._output, self._subscriptions, chance, self.dismiss
+        )
+        self._pings = Pings(
+            self._output, self._deliveries, self._connections, chance, interval=ping_interval
         )
         self._loop.watch(self._log, self._log.wake)
         store.listen(self._on_append, self._log.mailbox)
@@ -163,7 +154,7 @@ class Hub:
     @property
     def clients(self) -> int:
         """How many clients there are."""
-        return len(self._clients)
+        return len(self._connections)
 
     @property
     def channels(self) -> int:
@@ -221,9 +212,7 @@ class Hub:
 
     def after_fork(self) -> None:
         """Close the parent's sockets in a child, which would keep connections half open."""
-        for client in self._clients:
-            if client.state is not State.CLOSED:
-                os.close(client.fd)
+        self._connections.close_inherited()
         self._peers.close()
         self._loop.close()
 
@@ -234,7 +223,7 @@ class Hub:
         self._loop.every(SWEEP, self._log.look)
         self._loop.every(STATUS_INTERVAL, self._note_status)
         self._peers.look()
-        self._loop.every(1.0, self._ping_quiet)
+        self._loop.every(1.0, self._pings.send_due)
         while not self._loop.stopping:
             try:
                 self._turn()
@@ -258,6 +247,15 @@ class Hub:
         self._deliveries.send_some()
         self._loop.run_timers()
 
+    def _adopt(
+        self, client: Client, handshake_at: int, early: bytes, requests: list[protocol.Subscribe]
+    ) -> None:
+        self._pings.add(client)
+        self._connections.adopt(client, handshake_at, early, requests)
+
+    def _note_status(self) -> None:
+        self._reports.note_status(self.clients, self.channels)
+
     def _dispatch(self, ready: Client | Callable[[], object], mask: int) -> None:
         """Do what a descriptor is ready for."""
         if isinstance(ready, Client):
@@ -272,10 +270,10 @@ class Hub:
             if mask & selectors.EVENT_WRITE:
                 self._output.flush(client)
             if mask & selectors.EVENT_READ:
-                self._read(client)
+                self._connections.read(client)
         except Exception:
             log.exception("the cable drops a client because of an error")
-            self._drop(client)
+            self._connections.drop(client)
 
     # -- the log ------------------------------------------------------------------------------
 
@@ -313,7 +311,7 @@ class Hub:
     def _take(self, row: Row) -> None:
         self._log.position = row.id
         if row.kind == RowKind.DISCONNECT:
-            self._sign_out(json.loads(row.data), row.id)
+            self._connections.sign_out(json.loads(row.data), row.id)
             return
         self._subscriptions.take(row)
 
@@ -327,151 +325,14 @@ class Hub:
         # What was said of presence may be among it, or all of it gone with a damaged file.
         self._reports.repeat_all()
 
-    # -- a client's life ----------------------------------------------------------------------
-
-    def _adopt(
-        self, client: Client, handshake_at: int, early: bytes, requests: list[protocol.Subscribe]
-    ) -> None:
-        self._clients.add(client)
-        self._output.watch(client)
-        self._ping_later(client, self._ping_interval * self._random.uniform(0.5, 1.0))
-        if self._loop.stopping:
-            self._send_away(client)
-            return
-        signed_out = self._signed_out.get(client.user)
-        if signed_out is not None and signed_out[0] > handshake_at:
-            self._close(client, Close.SIGNED_OUT, "signed out")
-            return
-        if client.kind is Kind.EVENTS:
-            self._output.send_bytes(client, retry(self._random.randint(*RETRY)))
-            if len(requests) > 1:
-                client.kind = Kind.FIRST_EVENTS
-        if requests:
-            self._subscriptions.requests.replace(client, requests)
-        if early:
-            self._receive(client, early)
-
-    def _read(self, client: Client) -> None:
-        if client.state is State.CLOSED:
-            return
-        data = self._reader.read(client.fd)
-        if data is None:
-            return
-        if not data:
-            self._drop(client)
-        elif client.state is State.OPEN:
-            client.silence = 0
-            self._receive(client, data)
-
-    def _receive(self, client: Client, data: bytes) -> None:
-        pong: bytes | None = None
-        try:
-            for item in client.parser.feed(data):
-                if client.state is not State.OPEN:
-                    return
-                if isinstance(item, str):
-                    self._subscriptions.requests.add(client, item)
-                elif isinstance(item, Ping):
-                    pong = item.payload  # of several only the last needs an answer
-                elif isinstance(item, Closed):
-                    code = item.code if item.code != 1005 else Close.NORMAL
-                    self._close(client, code)
-        except BadFrame as error:
-            self._close(client, error.code, str(error))
-        if pong is not None and client.state is State.OPEN:
-            self._output.send_bytes(client, frame(Opcode.PONG, pong))
-
-    def _close(self, client: Client, code: int, reason: str = "") -> None:
-        """Say good-bye; the client gets a few seconds to take it."""
-        if client.state is not State.OPEN:
-            return
-        client.state = State.CLOSING
-        self._subscriptions.end_all(client)
-        farewell = closing(client.kind, code, reason)
-        if farewell:
-            self._output.queue(client, farewell)
-        self._output.flush(client)
-        if client.state is State.CLOSING:
-            self._loop.later(GOODBYE, partial(self._drop, client))
-
-    def _send_away(self, client: Client) -> None:
-        self._close(client, Close.GOING_AWAY, "the server restarts")
-
-    def _drop_slow(self, client: Client) -> None:
-        """Send a client away that does not take what it gets; it comes back for the rest."""
-        self._output.forget_unsent(client)
-        log.info("the cable sends a client away that is too slow (user %r)", client.user)
-        self._close(client, Close.TRY_AGAIN_LATER, "too slow")
-
-    def _drop(self, client: Client) -> None:
-        """Close a connection without another word."""
-        if client.state is State.CLOSED:
-            return
-        was_open = client.state is State.OPEN
-        client.state = State.CLOSED
-        self._output.end(client)
-        os.close(client.fd)
-        self._clients.discard(client)
-        self.dismiss()
-        client.parser = EventsParser()
-        if was_open:
-            self._subscriptions.end_all(client)
-        else:
-            self._subscriptions.requests.advance(client)
-
-    def _ping_later(self, client: Client, seconds: float) -> None:
-        self._to_ping.setdefault(int(time.monotonic() + seconds), []).append(client)
-
-    def _ping_quiet(self) -> None:
-        """Ask the clients that are due whether they are still there; drop the silent ones."""
-        now = int(time.monotonic())
-        due = [second for second in self._to_ping if second <= now]
-        if not due:
-            return
-        position = self._deliveries.position
-        # The position lets a client resume whose channels are quiet for longer than messages are
-        # kept, and lets a page hear that the server is there: it does not see pings.
-        # An event's id would take those back who have the present broadcast already.
-        event_id = None if self._deliveries.begun else position
-        frames = {kind: keep_alive(kind, protocol.position(position), event_id) for kind in KINDS}
-        for client in itertools.chain.from_iterable(self._to_ping.pop(second) for second in due):
-            if client.state is not State.OPEN:
-                continue
-            paused = not client.watched & selectors.EVENT_READ
-            if client.silence >= 2 and not paused:
-                self._drop(client)
-                continue
-            if client.kind is Kind.WEBSOCKET:
-                client.silence += 1
-            client.idle = 0 if client.subscriptions or client.busy else client.idle + 1
-            if client.idle >= 2:
-                self._close(client, Close.NORMAL, "no subscription")
-                continue
-            self._ping_later(client, self._ping_interval)
-            self._output.send_bytes(client, frames[client.kind])
-
-    def _sign_out(self, user: str, message_id: int) -> None:
-        now = time.monotonic()
-        self._signed_out = {u: e for u, e in self._signed_out.items() if e[1] > now - HANDSHAKE}
-        self._signed_out[user] = (message_id, now)
-        for client in [client for client in self._clients if client.user == user]:
-            self._close(client, Close.SIGNED_OUT, "signed out")
-
-    # -- housekeeping ---------------------------------------------------------------------------
-
-    def _note_status(self) -> None:
-        self._reports.note_status(self.clients, self.channels)
-
     # -- the end ------------------------------------------------------------------------------
 
     def _end(self) -> None:
         """Close every connection with 1001 and wait a moment until the clients have read it."""
         self._store.listen(None, None)
-        for client in list(self._clients):
-            with suppress(Exception):
-                self._send_away(client)
+        self._connections.send_all_away()
         deadline = time.monotonic() + LAST_GOODBYE
-        while self._clients and time.monotonic() < deadline:
+        while self._connections and time.monotonic() < deadline:
             with suppress(Exception):
                 for key, mask in self._loop.wait(max(0.0, deadline - time.monotonic())):
                     self._dispatch(key.data, mask)
@@ -479,8 +340,7 @@ class Hub:
         with self._mutex:
             self._ended = True
         self._loop.run_calls()  # a client may have come just now
-        for client in list(self._clients):
-            self._drop(client)
+        self._connections.drop_all()
         self._peers.close()
         with suppress(Exception):
             self._store.forget_processes([self._life.name], self._backend.describe)

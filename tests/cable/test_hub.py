@@ -340,7 +340,7 @@ def test_what_waits_for_a_handler_is_limited_in_bytes_and_kept_as_text(
         sender.start()
         with site.app.app_context():
             hub = site.litestack.cable.hub()
-        [served_client] = hub._clients
+        [served_client] = hub._connections._clients
         wait_until(lambda: not served_client.watched)
         assert served_client.inbox is not None
         assert all(isinstance(item, str) for item in served_client.inbox)
@@ -356,7 +356,7 @@ def test_a_client_that_is_gone_takes_no_room_until_its_next_ping(site: Site, por
     wait_until(lambda: site.seen == [("left", None, 7)])
     with site.app.app_context():
         hub = site.litestack.cable.hub()
-    [gone] = [client for waiting in hub._to_ping.values() for client in waiting]
+    [gone] = [client for waiting in hub._pings._due.values() for client in waiting]
     wait_until(lambda: gone.environ == b"")
 
 
@@ -754,7 +754,7 @@ def test_who_subscribes_anew_during_a_broadcast_gets_it_once(
 
 def _read_all(hub: Hub, client: object) -> bool:
     """Read what a client has sent, until its function is asked."""
-    hub._read(client)  # type: ignore[arg-type]
+    hub._connections.read(client)  # type: ignore[arg-type]
     return bool(client.busy)  # type: ignore[attr-defined]
 
 
@@ -769,7 +769,7 @@ def test_nothing_follows_the_close_frame(site: Site, port: int) -> None:
         served_client = next(iter(hub.topic("refused later").pending))
         hub.hub._output.send_bytes(served_client, make_frame(0x89, b"x" * 120, mask=False) * 2000)
         assert served_client.out, "the client's buffer is full"
-        hub.hub._close(served_client, 1000)
+        hub.hub._connections.close(served_client, 1000)
         site.gate.set()
         hub.answer()
         hub.go_on()
