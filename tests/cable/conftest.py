@@ -13,7 +13,10 @@ from flask import Flask, abort, request
 from werkzeug.serving import make_server
 
 from flask_litestack import Litestack, Rejected
+from flask_litestack.cable.store import Store
 from tests.conftest import Model
+
+from .client import Client
 
 
 class Site:
@@ -143,6 +146,33 @@ def site(make_site: Callable[..., Site]) -> Site:
 def port(site: Site) -> Iterator[int]:
     with served(site.app) as port:
         yield port
+
+
+@pytest.fixture
+def elsewhere(site: Site) -> Iterator[Store]:
+    """Another process's view of the log."""
+    store = Store(site.app.config["LITESTACK_DATA_PATH"], retention=60, size=10_000_000)
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, int]]:
+    """One site for all rubbish."""
+    site = Site(tmp_path_factory.mktemp("fuzz"), cable_max_message=2000, cable_ping_interval=60)
+    with served(site.app) as port:
+        yield site, port
+    site.litestack.cable.stop()
+    with site.app.app_context():
+        site.litestack.db.engine.dispose()
+
+
+def works(site: Site, port: int) -> None:
+    """Assert that the hub serves somebody else."""
+    with Client(port) as client:
+        client.subscribe("posts/7")
+        site.broadcast("posts/7", "still here")
+        assert client.read()["data"] == "still here"
 
 
 @pytest.fixture(autouse=True)
