@@ -483,7 +483,9 @@ def test_slow_readers_and_floods_do_not_fill_the_memory(tmp_path: Path) -> None:
         with Client(server.port) as client:
             client.subscribe("numbers")
             post(server, "/broadcast/2/1")
-            assert client.read()["data"] == [2, 0]
+            # The hub may still be busy with those from before.
+            while client.read()["data"] != [2, 0]:
+                pass
         for client in slow:
             client.close()
 
