@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
 from mmap import mmap
 from pathlib import Path
-from typing import NamedTuple
 
 from ..sqlite import driver, fork
 from .connections import COUNTERS, Connection
+from .entries import FIRST, LAST, ROW_BYTES, Entry
 from .file import ALL, PAGE, SLOTS, CacheFile, is_corrupt, is_full, pragma
 from .recency import GENERATION, HEAD, NOW, Recency
+from .unavailable import Closed, Replaced, Unavailable
 
 #: Seconds to wait for another writer. After that a set is dropped.
 WAIT = 1.0
@@ -50,47 +48,11 @@ CHECKPOINT_PAUSE = 1.0
 #: The most rows of one transaction, so that nobody waits long.
 BATCH = 500
 
-#: An entry that takes more than this part of the cache is not stored.
-LARGEST = 1 / 4
-
-#: What a row needs besides its key and value.
-ROW_BYTES = 40
-
 #: Seconds until the file is tried again after it could not be opened.
 PAUSE = 1.0
 
 #: Tries to store an entry in a file that is at its cap.
 ATTEMPTS = 4
-
-#: Keys whose ids are remembered, and the most characters of one.
-REMEMBERED = 16_384
-LONGEST_REMEMBERED = 256
-
-FOR_EVER = math.inf
-
-
-class Unavailable(Exception):
-    """Raised when the cache is not to be had at the moment."""
-
-
-class Closed(Unavailable):
-    """Raised for a second after the file could not be opened, which was an error of its own."""
-
-
-class Replaced(Closed):
-    """Raised when another process has put a new file in the place of the one that was open."""
-
-
-class Entry(NamedTuple):
-    """What is stored."""
-
-    number: int
-    key: bytes
-    expires: float
-    kept: float
-    value: bytes | int
-    size: int
-    """The bytes it takes, roughly; not stored."""
 
 
 @dataclass(frozen=True)
@@ -119,24 +81,6 @@ class Statistics:
         """Hits per look-up, or None before the first one."""
         looked = self.hits + self.misses
         return self.hits / looked if looked else None
-
-
-class _Identities(dict[str, tuple[int, bytes]]):
-    """The ids of keys, remembered: faster than an ``lru_cache``, and not of endless keys."""
-
-    def __missing__(self, key: str) -> tuple[int, bytes]:
-        encoded = key.encode("utf-8", "surrogatepass")
-        digest = blake2b(encoded, digest_size=8).digest()
-        found = (int.from_bytes(digest, sys.byteorder, signed=True), encoded)
-        if len(key) <= LONGEST_REMEMBERED:
-            if len(self) >= REMEMBERED:
-                self.clear()
-            self[key] = found
-        return found
-
-
-#: Returns an entry's id, and its key as it is stored.
-identify = _Identities().__getitem__
 
 
 class Store:
@@ -281,7 +225,7 @@ class Store:
         """Store an entry unless its key is there."""
         written = time.monotonic_ns() if lease is None else lease
         changed, _ = self._write(
-            _ADD, (*entry, _LAST if lease is None else lease, now, written), entry
+            _ADD, (*entry, LAST if lease is None else lease, now, written), entry
         )
         return changed
 
@@ -446,7 +390,7 @@ class Store:
             if not prefix:
                 connection.execute("DELETE FROM entries")
                 return
-        after: int | None = _FIRST
+        after: int | None = FIRST
         while after is not None:
             with self._writing(now, until=until) as connection:
                 (upto,) = connection.execute(
@@ -458,7 +402,7 @@ class Store:
                     "DELETE FROM entries WHERE id BETWEEN ? AND ? AND substr(key, 1, ?) = ?",
                     (after, upto, len(prefix), prefix),
                 )
-            after = None if upto is None or upto == _LAST else upto + 1
+            after = None if upto is None or upto == LAST else upto + 1
 
     # -- looking ------------------------------------------------------------------------------
 
@@ -811,10 +755,10 @@ class Store:
                 connection.run(_delete_sql(len(victims)), victims)
                 connection.evictions += len(victims)
                 found = True
-            if len(rows) == WINDOW and rows[-1][0] < _LAST:
+            if len(rows) == WINDOW and rows[-1][0] < LAST:
                 start = rows[-1][0] + 1
             elif found:
-                start, found = _FIRST, False
+                start, found = FIRST, False
             else:
                 return  # a whole round without a victim: there is nothing left
 
@@ -889,8 +833,6 @@ _NEIGHBOURS = (
     f"SELECT id, length(key) + length(value) + {ROW_BYTES}, kept FROM entries WHERE id >= ? "
     f"ORDER BY id LIMIT {WINDOW}"
 )
-_FIRST, _LAST = -(1 << 63), (1 << 63) - 1
-
 #: Numbers below this can be added without leaving SQLite's 64 bits.
 _INT64 = 1 << 62
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flask_litestack.cache import SQLiteCache, store
+from flask_litestack.cache import SQLiteCache
 from flask_litestack.cache.connections import Connection
 from flask_litestack.errors import ConfigError, JobTimeout
 
@@ -563,16 +563,6 @@ def test_a_look_up_of_get_or_set_counts_once(cache: SQLiteCache) -> None:
     cache.get_or_set("key", compute)
     stats = cache.stats()
     assert (stats.hits, stats.misses) == (1, 4)
-
-
-def test_keys_of_any_number_and_length_are_not_kept_in_memory() -> None:
-    identities = store._Identities()
-    for i in range(store.REMEMBERED + 10):
-        identities[f"key-{i}"]
-    assert len(identities) <= store.REMEMBERED
-    long = "x" * 10_000
-    assert identities[long] == store.identify(long)
-    assert long not in identities
 
 
 def test_nothing_is_made_before_the_first_use(make: Make, tmp_path: Path) -> None:
