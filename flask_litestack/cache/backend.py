@@ -18,11 +18,12 @@ from flask_caching.backends.base import BaseCache
 from .. import config as configuration
 from ..errors import ConfigError, JobError, StoreError
 from ..sqlite import driver
+from .counters import Statistics
 from .entries import FOR_EVER, LARGEST, ROW_BYTES, Entry, identify
 from .file import LEAST_SIZE, is_busy, is_corrupt
 from .leases import Context, Contexts, Wanted, watch_contexts
 from .locks import KeyLocks, locks_at, pause
-from .store import Statistics, Store
+from .store import Store
 from .unavailable import Closed, Replaced, Unavailable
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from flask_caching.utils import function_namespace
 from ..errors import ConfigError
 from ..perapp import current_flask
 from .backend import Flight, SQLiteCache
-from .store import Statistics
+from .counters import Statistics
 
 T = TypeVar("T")
 

@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from mmap import mmap
 from pathlib import Path
 
 from ..sqlite import driver, fork
-from .connections import COUNTERS, Connection
+from .connections import Connection
+from .counters import Counters, Statistics, read_totals
 from .entries import FIRST, LAST, ROW_BYTES, Entry
 from .file import ALL, PAGE, SLOTS, CacheFile, is_corrupt, is_full, pragma
 from .recency import GENERATION, HEAD, NOW, Recency
@@ -24,9 +24,6 @@ WAIT = 1.0
 
 #: Seconds between two looks at whether the file is still there.
 LOOK = 1.0
-
-#: Seconds between two writes of what this process counted.
-FLUSH = 10.0
 
 #: Inserts after which a full cache evicts as many entries, and neighbours that are candidates.
 #: Fewer at a time, out of a window as large, are better by half a point of hit rate at most
@@ -55,34 +52,6 @@ PAUSE = 1.0
 ATTEMPTS = 4
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """What all processes did with the cache since the file was made.
-
-    Each process adds what it counted every ten seconds, and when it ends.
-    """
-
-    entries: int
-    expired: int
-    """Entries among these that wait to be overwritten."""
-    used_size: int
-    """Bytes of the file, without its free pages."""
-    most_size: int
-    """``LITESTACK_CACHE_SIZE``."""
-    hits: int
-    misses: int
-    writes: int
-    refused: int
-    """Values not stored, because their key was deleted while they were computed."""
-    evictions: int
-
-    @property
-    def hit_rate(self) -> float | None:
-        """Hits per look-up, or None before the first one."""
-        looked = self.hits + self.misses
-        return self.hits / looked if looked else None
-
-
 class Store:
     """One cache file. Errors of SQLite pass through; the caller turns them into misses.
 
@@ -102,16 +71,15 @@ class Store:
         self._size = size
         self._clock = clock
         self._pool = self.file.pool
+        self._counters = Counters(self._pool)
         self._mutex = threading.Lock()  # one writer of this process at a time
         self._looked_at = 0.0
-        self._flushed_at = 0.0
         self._closed_until = 0.0
         self._recency: Recency
         self._read: Callable[[int], None]
         self._table: mmap | bytearray = bytearray(GENERATION + 1)
         self._mask: int
         self._generation = 0
-        self._flushed: dict[Connection, tuple[int, ...]] = {}
         #: Bytes to evict for two bytes inserted; 0 while there is room.
         self._eager = 0
         self._owed_rows = 0
@@ -413,15 +381,14 @@ class Store:
             entries, expired = connection.execute(
                 "SELECT count(*), coalesce(sum(expires <= ?), 0) FROM entries", (now,)
             ).fetchone()
-            totals = dict(connection.execute("SELECT name, total FROM counters").fetchall())
+            totals = read_totals(connection)
             pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
-        counted = {name: totals.get(name, 0) for name in COUNTERS}
         return Statistics(
             entries=entries,
             expired=expired,
             used_size=pages * PAGE,
             most_size=self._size,
-            **counted,
+            **totals,
         )
 
     def flush(self, now: float) -> None:
@@ -433,21 +400,12 @@ class Store:
             self._mutex.release()
 
     def _flush(self, now: float, until: float | None = None) -> None:
-        self._flushed_at = now
-        counted = {c: tuple(getattr(c, name) for name in COUNTERS) for c in self._pool.all}
-        none = (0,) * len(COUNTERS)
-        more = [
-            sum(counts[i] - self._flushed.get(c, none)[i] for c, counts in counted.items())
-            for i in range(len(COUNTERS))
-        ]
-        if any(more):
-            with self._taken(now) as connection, _transaction(connection, until):
-                connection.executemany(
-                    "INSERT INTO counters (name, total) VALUES (?, ?) "
-                    "ON CONFLICT (name) DO UPDATE SET total = total + excluded.total",
-                    list(zip(COUNTERS, more, strict=True)),
-                )
-            self._flushed = counted
+        self._counters.flush(now, self._transacting(now, until))
+
+    @contextmanager
+    def _transacting(self, now: float, until: float | None) -> Iterator[Connection]:
+        with self._taken(now) as connection, _transaction(connection, until):
+            yield connection
 
     # -- connections and transactions ---------------------------------------------------------
 
@@ -770,8 +728,7 @@ class Store:
         if self._table[GENERATION] != self._generation or self.file.moved():
             self.let_go()
             return
-        due = not self._flushed_at <= now < self._flushed_at + FLUSH
-        if due and self._pool.all and self._mutex.acquire(blocking=False):
+        if self._counters.is_due(now) and self._mutex.acquire(blocking=False):
             try:
                 with suppress(driver.Error):  # another time
                     self._flush(now, until=time.monotonic())
@@ -791,7 +748,7 @@ class Store:
             raise Replaced from error
 
     def _forget(self) -> None:
-        self._flushed = {}
+        self._counters.forget()
         self._writes_to_check = 0
         self._eager = 0
         self._owed_rows = self._owed_bytes = 0

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from ..cache.cache import Cache
+from ..cache.counters import Statistics
 from ..cache.file import NAME
-from ..cache.store import Statistics
 from ..config import Settings
 from ..errors import LitestackError
 from ..extension import Litestack
