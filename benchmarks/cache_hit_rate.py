@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from flask_litestack.cache.recency import BYTES_PER_SLOT, Recency
-from flask_litestack.cache.store import INSERTS_PER_EVICTION, WINDOW
+from flask_litestack.cache.room import INSERTS_PER_EVICTION, WINDOW
 
 REQUESTS = 100_000
 CAPACITIES = (500, 2_000, 5_000)

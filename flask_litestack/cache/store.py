@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,33 +13,18 @@ from pathlib import Path
 from ..sqlite import driver, fork
 from .connections import Connection
 from .counters import Counters, Statistics, read_totals
-from .entries import FIRST, LAST, ROW_BYTES, Entry
+from .entries import FIRST, LAST, Entry
 from .file import ALL, PAGE, SLOTS, CacheFile, is_corrupt, is_full, pragma
-from .recency import GENERATION, HEAD, NOW, Recency
+from .recency import GENERATION, HEAD, NOW
+from .room import Room
 from .unavailable import Closed, Replaced, Unavailable
+from .wal import Wal
 
 #: Seconds to wait for another writer. After that a set is dropped.
 WAIT = 1.0
 
 #: Seconds between two looks at whether the file is still there.
 LOOK = 1.0
-
-#: Inserts after which a full cache evicts as many entries, and neighbours that are candidates.
-#: Fewer at a time, out of a window as large, are better by half a point of hit rate at most
-#: (benchmarks/cache_hit_rate.py), and slower: four by a fifth, one by half.
-INSERTS_PER_EVICTION = 8
-WINDOW = 64
-
-#: From this need in bytes on whole leaves are emptied: only that frees pages.
-LARGE = 16 * 1024
-
-#: The most writes, and bytes, of this process between two looks at how full the file is.
-WRITES_PER_CHECK = 32
-BYTES_PER_CHECK = 64 * 1024
-
-#: Seconds to wait for the readers that keep the WAL from being emptied, and until the next wait.
-CHECKPOINT_WAIT = 0.1
-CHECKPOINT_PAUSE = 1.0
 
 #: The most rows of one transaction, so that nobody waits long.
 BATCH = 500
@@ -72,22 +56,15 @@ class Store:
         self._clock = clock
         self._pool = self.file.pool
         self._counters = Counters(self._pool)
+        self._wal = Wal(self.file, WAIT)
+        self._room = Room(self.file, self._wal, clock)
         self._mutex = threading.Lock()  # one writer of this process at a time
         self._looked_at = 0.0
         self._closed_until = 0.0
-        self._recency: Recency
         self._read: Callable[[int], None]
         self._table: mmap | bytearray = bytearray(GENERATION + 1)
         self._mask: int
         self._generation = 0
-        #: Bytes to evict for two bytes inserted; 0 while there is room.
-        self._eager = 0
-        self._owed_rows = 0
-        self._owed_bytes = 0
-        self._wal_size = 0
-        self._checkpoint_at = 0.0
-        self._writes_to_check = 0
-        self._bytes_to_check = 0
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -222,8 +199,8 @@ class Store:
             else:
                 entry = entry._replace(value=change(None))
             cursor = connection.execute(_PUT, (*entry, time.monotonic_ns()))
-            self._wrote(connection, entry, cursor.lastrowid)
-            self._pay(connection, entry)
+            self._room.wrote(connection, entry, cursor.lastrowid)
+            self._room.pay(connection, entry)
 
     def put_many(self, entries: Sequence[tuple[Entry, int | None]]) -> Iterator[list[Entry]]:
         """Store entries with their leases; yield those of each transaction that were stored."""
@@ -233,13 +210,13 @@ class Store:
                 try:
                     if attempt:  # in a transaction of its own, or the WAL would hold both
                         with self._writing(self._clock(), bounded=True) as connection:
-                            self._evict_much(connection, batch[0][0], size, attempt)
+                            self._room.evict_much(connection, batch[0][0], size, attempt)
                     with self._writing(self._clock(), bounded=True) as connection:
                         stored = self._put_batch(connection, batch)
                     break
                 except driver.OperationalError as error:
                     with self._taken(self._clock()) as connection:
-                        by_cap = is_full(error) and not self._has_room(connection, size)
+                        by_cap = is_full(error) and not self._room.has_room(connection, size)
                     if not by_cap or attempt == ATTEMPTS - 1:
                         raise
             yield stored
@@ -261,9 +238,7 @@ class Store:
     def _put_batch(
         self, connection: Connection, batch: Sequence[tuple[Entry, int | None]]
     ) -> list[Entry]:
-        before = 0
-        if self._eager:
-            before = self._count(connection, batch)
+        before = self._count(connection, batch) if self._room.is_short else 0
         stamp = time.monotonic_ns()
         connection.executemany(_PUT, [(*entry, stamp) for entry, lease in batch if lease is None])
         stored = [entry for entry, lease in batch if lease is None]
@@ -274,15 +249,7 @@ class Store:
                 stored.append(entry)
             else:
                 connection.refused += 1
-        size = sum(entry.size for entry in stored)
-        connection.writes += len(stored)
-        self._recency.wrote([entry.number for entry in stored], size)
-        if self._eager and len(stored) > before:
-            self._owed_rows += len(stored) - before
-            self._owed_bytes += size * (len(stored) - before) // len(stored) * self._eager // 2
-            self._pay(connection, batch[0][0])
-        self._writes_to_check -= len(stored)
-        self._bytes_to_check -= size
+        self._room.wrote_many(connection, stored, len(stored) - before, batch[0][0])
         return stored
 
     def _count(self, connection: Connection, batch: Sequence[tuple[Entry, int | None]]) -> int:
@@ -320,7 +287,7 @@ class Store:
                         (number, key),
                     ).fetchall()
                     there += bool(rows) and rows[0][0] > now
-                self._writes_to_check -= len(batch)
+                self._room.deleted(len(batch))
         return there
 
     def remove(self, number: int, key: bytes, value: bytes) -> None:
@@ -454,7 +421,8 @@ class Store:
             raise
         recency = self.file.recency
         assert recency is not None  # made by the first open()
-        self._recency, self._read = recency, recency.read
+        self._room.use(recency)
+        self._read = recency.read
         self._table, self._mask = recency.table, recency.mask
         self._generation = self.file.generation
         return connection
@@ -485,11 +453,11 @@ class Store:
         try:
             with self._taken(now) as connection:
                 if bounded:
-                    self._refuse_if_pinned(connection)
+                    self._wal.refuse_if_pinned(connection)
                 with _transaction(connection, until):
                     yield connection
                 if until is None:  # what is in a hurry leaves it to the next one
-                    self._settle(connection)
+                    self._room.settle(connection)
         finally:
             self._mutex.release()
 
@@ -514,15 +482,15 @@ class Store:
                 connection.inside = True
                 if fork.pending:
                     connection.wait_for_fork()
-                self._refuse_if_pinned(connection)
+                self._wal.refuse_if_pinned(connection)
                 try:
-                    if self._owed_rows:
+                    if self._room.owed_rows:
                         result = self._write_crowded(connection, sql, bound, entry)
                     else:
                         result = self._write_once(connection, sql, bound, entry)
                 except driver.OperationalError as error:
                     result = self._write_full(connection, sql, bound, entry, error)
-                self._settle(connection)
+                self._room.settle(connection)
                 return result
             except driver.Error as error:
                 self._failed(connection, error)
@@ -545,7 +513,7 @@ class Store:
         rows = cursor.fetchall() if sql is _INCREASE else []
         changed = cursor.rowcount > 0 or bool(rows)
         if changed:
-            self._wrote(connection, entry, cursor.lastrowid)
+            self._room.wrote(connection, entry, cursor.lastrowid)
         elif sql is _PUT_LEASED:
             connection.refused += 1
         return changed, rows
@@ -554,10 +522,10 @@ class Store:
         self, connection: Connection, sql: str, bound: tuple[object, ...], entry: Entry
     ) -> tuple[bool, list[tuple[int]]]:
         """Write to a full file: evict first, if enough is owed."""
-        if not self._is_due():
+        if not self._room.is_due():
             return self._write_once(connection, sql, bound, entry)
         connection.run("BEGIN IMMEDIATE")
-        self._pay(connection, entry)
+        self._room.pay(connection, entry)
         result = self._write_once(connection, sql, bound, entry)
         connection.run("COMMIT")
         return result
@@ -574,151 +542,16 @@ class Store:
         for attempt in range(ATTEMPTS):
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if not is_full(error) or self._has_room(connection, entry.size):
+            if not is_full(error) or self._room.has_room(connection, entry.size):
                 break  # nothing of the file, or it is the disk that is full
             try:
                 connection.run("BEGIN IMMEDIATE")
-                self._evict_much(connection, entry, entry.size, attempt)
+                self._room.evict_much(connection, entry, entry.size, attempt)
                 connection.run("COMMIT")
                 return self._write_once(connection, sql, bound, entry)
             except driver.OperationalError as again:
                 error = again
         raise error
-
-    # -- room ---------------------------------------------------------------------------------
-
-    def _wrote(self, connection: Connection, entry: Entry, last: int | None) -> None:
-        """Keep account of a write; ``last`` is the cursor's lastrowid."""
-        number, size = entry.number, entry.size
-        connection.writes += 1
-        self._recency.wrote((number,), size)
-        # An update leaves the last inserted id as it was.
-        if number == last != connection.inserted:
-            connection.inserted = number
-            if self._eager:
-                self._owed_rows += 1
-                self._owed_bytes += size * self._eager // 2
-        self._writes_to_check -= 1
-        self._bytes_to_check -= size
-
-    def _settle(self, connection: Connection) -> None:
-        """After a commit, and now and then: look at how full the file is, and at its WAL."""
-        if self._writes_to_check <= 0 or self._bytes_to_check <= 0:
-            self._check_room(connection)
-            self._bound_wal(connection)
-
-    def _check_room(self, connection: Connection) -> None:
-        """Look at how full the file is, and set how much is evicted for what is inserted."""
-        self._writes_to_check = min(WRITES_PER_CHECK, self.file.wal_pages // 4)
-        self._bytes_to_check = min(BYTES_PER_CHECK, self.file.wal_pages * PAGE)
-        self._wal_size = self.file.wal_size()
-        if self._wal_size > 2 * self.file.wal_pages * PAGE:
-            self._writes_to_check = 1
-        free, reserve = self._free(connection), self._reserve
-        self._eager = 0 if free >= reserve else 2 if free >= reserve // 2 else 3
-        if not self._eager:
-            self._owed_rows = self._owed_bytes = 0
-
-    @property
-    def _reserve(self) -> int:
-        """Free pages below which entries are evicted."""
-        return max(16, self.file.pages // 32)
-
-    def _has_room(self, connection: Connection, size: int) -> bool:
-        """Whether the cap leaves room for so many bytes, so that only the disk can be full."""
-        return self._free(connection) >= self._reserve + 2 * size // PAGE
-
-    def _free(self, connection: Connection) -> int:
-        """Return how many pages are free, or may still be added to the file."""
-        used = pragma(connection, "page_count") - pragma(connection, "freelist_count")
-        return self.file.pages - used
-
-    def _bound_wal(self, connection: Connection) -> None:
-        """Empty a WAL that has grown although each commit checkpoints.
-
-        SQLite's own checkpoints do not wait. While several processes always read they never get
-        to its end, and it is not used again from its beginning.
-        """
-        limit = self.file.wal_pages * PAGE
-        if self._wal_size <= (2 * limit if connection.automatic else limit):
-            return
-        if connection.automatic:
-            # With so many readers they would only be in the way of one that waits.
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
-            connection.automatic = False
-        began = now = time.monotonic()
-        wait = CHECKPOINT_WAIT if began >= self._checkpoint_at else 0.0
-        connection.execute(f"PRAGMA busy_timeout = {int(wait * 1000)}")
-        try:
-            while self._checkpoint(connection) and now < began + wait:
-                # Someone else is at it, and needs a moment without writers.
-                time.sleep(random.uniform(0.0005, 0.001))
-                now = time.monotonic()
-        finally:
-            connection.execute(f"PRAGMA busy_timeout = {int(WAIT * 1000)}")
-        if wait and now >= began + wait:  # a reader is in the way: do not wait for it each time
-            self._checkpoint_at = now + CHECKPOINT_PAUSE
-
-    def _refuse_if_pinned(self, connection: Connection) -> None:
-        """Store nothing while readers keep the WAL from being emptied, or the cap would not hold.
-
-        :raises Unavailable: in that case.
-        """
-        most = 4 * self.file.wal_pages * PAGE
-        if self._wal_size <= most:
-            return
-        self._bound_wal(connection)
-        if self._wal_size > most:
-            raise Unavailable("others have been reading from it for too long to empty its WAL")
-
-    def _checkpoint(self, connection: Connection) -> bool:
-        """Try to empty the WAL; return whether it is still far too large."""
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        self._wal_size = self.file.wal_size()
-        return self._wal_size > 2 * self.file.wal_pages * PAGE
-
-    def _is_due(self) -> bool:
-        return self._owed_rows >= INSERTS_PER_EVICTION or self._owed_bytes >= LARGE
-
-    def _pay(self, connection: Connection, entry: Entry) -> None:
-        """Evict what is owed for the last inserts, near an entry, if it is enough to bother."""
-        if self._is_due():
-            owed, self._owed_bytes, self._owed_rows = self._owed_bytes, 0, 0
-            self._evict(connection, entry.number, owed)
-
-    def _evict_much(self, connection: Connection, entry: Entry, need: int, attempt: int) -> None:
-        """Evict after the file met its cap: more each time."""
-        self._eager = 3
-        self._evict(connection, entry.number, max(LARGE, 2 * need) << attempt)
-
-    def _evict(self, connection: Connection, number: int, need: int) -> None:
-        """Delete neighbours of an entry, of ``need`` bytes altogether: first the expired."""
-        now = self._clock()
-        most = WINDOW if need >= LARGE else WINDOW // 2
-        start = number
-        found = True
-        while need > 0:  # the first window is mostly enough
-            rows = connection.run(_NEIGHBOURS, (start,)).fetchall()
-            sizes = {other: size for other, size, _ in rows}
-            sizes.pop(number, None)
-            victims = [other for other, _, kept in rows if kept <= now and other != number]
-            need -= sum(sizes.pop(other) for other in victims)
-            if need > 0:
-                for other in self._recency.oldest_first(sizes)[:most]:
-                    victims.append(other)
-                    need -= sizes[other]
-                    if need <= 0:
-                        break
-            if victims:
-                connection.run(_delete_sql(len(victims)), victims)
-                connection.evictions += len(victims)
-                found = True
-            if len(rows) == WINDOW and rows[-1][0] < LAST:
-                start = rows[-1][0] + 1
-            elif found:
-                start, found = FIRST, False
-            else:
-                return  # a whole round without a victim: there is nothing left
 
     # -- health -------------------------------------------------------------------------------
 
@@ -749,9 +582,7 @@ class Store:
 
     def _forget(self) -> None:
         self._counters.forget()
-        self._writes_to_check = 0
-        self._eager = 0
-        self._owed_rows = self._owed_bytes = 0
+        self._room.forget()
         self._generation = self._table[GENERATION]
 
 
@@ -771,11 +602,6 @@ def _transaction(connection: Connection, until: float | None = None) -> Iterator
             connection.execute(f"PRAGMA busy_timeout = {int(WAIT * 1000)}")
 
 
-@lru_cache(maxsize=WINDOW)
-def _delete_sql(count: int) -> str:
-    return f"DELETE FROM entries WHERE id IN ({', '.join('?' * count)})"
-
-
 @lru_cache(maxsize=128)
 def _get_many_sql(count: int) -> str:
     # Not IN: so there is a row for each id, in their order.
@@ -786,10 +612,6 @@ def _get_many_sql(count: int) -> str:
     )
 
 
-_NEIGHBOURS = (
-    f"SELECT id, length(key) + length(value) + {ROW_BYTES}, kept FROM entries WHERE id >= ? "
-    f"ORDER BY id LIMIT {WINDOW}"
-)
 #: Numbers below this can be added without leaving SQLite's 64 bits.
 _INT64 = 1 << 62
 

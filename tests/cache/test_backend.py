@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from flask_litestack.cache import SQLiteCache
-from flask_litestack.cache.connections import Connection
 from flask_litestack.errors import ConfigError, JobTimeout
 
 from .clock import Clock
@@ -374,55 +373,6 @@ def test_a_computation_may_ask_for_its_own_result(cache: SQLiteCache) -> None:
 # -- bounds -----------------------------------------------------------------------------------
 
 
-def file_bytes(folder: Path) -> int:
-    return sum((folder / f"cache.sqlite3{s}").stat().st_size for s in ("", "-wal"))
-
-
-@pytest.mark.parametrize("length", [10, 1_000, 5_000, 100_000])
-def test_the_file_stays_below_its_cap(make: Make, tmp_path: Path, length: int) -> None:
-    size = 1 << 20
-    cache = make(size=size)
-    for i in range(3 * size // (length + 200)):
-        assert cache.set(f"key-{i}", "x" * length)
-        if i % 50 == 0:
-            assert file_bytes(tmp_path) <= size * 1.1
-    stats = cache.stats()
-    assert stats.evictions > 0
-    assert stats.used_size > 0.7 * size  # and it is used
-    assert file_bytes(tmp_path) <= size * 1.1
-
-
-def test_a_set_many_stays_below_the_cap(make: Make, tmp_path: Path) -> None:
-    cache = make(size=2 << 20)
-    for i in range(200):
-        assert len(cache.set_many({f"key-{i}-{j}": "x" * 500 for j in range(50)})) == 50
-    assert file_bytes(tmp_path) <= (2 << 20) * 1.1
-    assert cache.get("key-199-49") is not None
-
-
-@pytest.mark.parametrize("length", [150_000, 250_000, 900_000])
-def test_a_set_many_of_large_values_stays_below_the_cap(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
-) -> None:
-    size = 4 << 20
-    cache = make(size=size)
-    for i in range(2000):
-        cache.set(f"key-{i}", "x" * 1500)
-    sizes = []
-    settle = cache._store._settle
-
-    def measure(connection: Connection) -> None:
-        sizes.append(file_bytes(tmp_path))
-        settle(connection)
-
-    monkeypatch.setattr(cache._store, "_settle", measure)
-    values = {f"large-{i}": b"x" * length for i in range(8)}
-    began = time.monotonic()
-    assert cache.set_many(values) == list(values)
-    assert time.monotonic() - began < 10  # evicting ends when there is nothing left
-    assert max(sizes) <= size * 1.1
-
-
 def test_a_set_many_tells_what_was_stored_before_trouble(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,15 +393,6 @@ def test_a_set_many_tells_what_was_stored_before_trouble(
     assert [key for key in values if other.has(key)] == stored
 
 
-def test_small_entries_give_way_to_a_large_one(make: Make) -> None:
-    cache = make(size=2 << 20)
-    for i in range(20_000):
-        cache.set(f"key-{i}", i)
-    for i in range(20):
-        assert cache.set(f"large-{i}", b"x" * 300_000)
-    assert cache.get("large-19") is not None
-
-
 def test_what_is_larger_than_the_cache_is_not_stored(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -463,106 +404,9 @@ def test_what_is_larger_than_the_cache_is_not_stored(
     assert cache.set("other", 2)
 
 
-def test_expired_entries_go_first(make: Make, clock: Clock) -> None:
-    cache = make(size=2 << 20)
-    for i in range(500):
-        cache.set(f"kept-{i}", "x" * 500, 0)
-    for i in range(2000):
-        cache.set(f"old-{i}", "x" * 500, 10)
-    clock.advance(10)
-    for i in range(1500):
-        cache.set(f"new-{i}", "x" * 500, 0)
-    kept = sum(cache.has(f"kept-{i}") for i in range(500))
-    assert cache.stats().evictions > 500
-    assert kept > 350
-
-
-def test_what_is_read_often_stays(make: Make) -> None:
-    cache = make(size=2 << 20)
-    hot = [f"hot-{i}" for i in range(100)]
-    cache.set_many(dict.fromkeys(hot, "x" * 500))
-    for i in range(6_000):
-        cache.set(f"cold-{i}", "x" * 500)
-        cache.get(hot[i % 100])
-    assert sum(cache.has(key) for key in hot) >= 95
-
-
-def test_overwriting_does_not_evict_others(make: Make) -> None:
-    cache = make(size=2 << 20)
-    for i in range(4000):
-        cache.set(f"key-{i}", "x" * 500)
-    entries = cache.stats().entries
-    for i in range(4000):
-        cache.set("key-3999", f"{i:500}")
-    assert cache.stats().entries > 0.9 * entries
-
-
-def test_an_interrupted_write_to_a_full_file_leaves_no_transaction_open(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache, other = make(size=1 << 20), make(size=1 << 20)
-    for i in range(1000):
-        cache.set(f"key-{i}", "x" * 1500)
-
-    def interrupt(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cache._store, "_evict", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            cache.set_many({f"more-{i}": "x" * 1500 for i in range(10)})
-        with pytest.raises(KeyboardInterrupt):
-            [cache.set(f"more-{i}", "x" * 1500) for i in range(10)]
-    assert other.set("key", 1)
-    assert cache.set("key", 2)
-    assert other.get("key") == 2
-
-
-def test_a_cap_that_was_lowered_empties_the_file(make: Make, tmp_path: Path) -> None:
-    large = make(size=8 << 20)
-    for i in range(6000):
-        large.set(f"key-{i}", "x" * 1000)
-    large.close()
-    small = make(size=2 << 20)
-    small.set("key", 1)
-    assert file_bytes(tmp_path) <= (2 << 20) * 1.1
-
-
 def test_a_cap_below_the_least_is_an_error(make: Make) -> None:
     with pytest.raises(ConfigError, match="LITESTACK_CACHE_SIZE = 1000"):
         make(size=1000)
-
-
-# -- statistics -------------------------------------------------------------------------------
-
-
-def test_statistics_are_of_all_processes(make: Make, clock: Clock) -> None:
-    one, other = make(), make()
-    one.set("key", 1, 10)
-    other.get("key")
-    other.get("none")
-    assert other.stats().hits == 1
-    stats = one.stats()
-    assert (stats.entries, stats.hits, stats.misses, stats.writes) == (1, 1, 1, 1)
-    assert stats.hit_rate == 0.5
-    clock.advance(10)
-    assert one.stats().expired == 1
-    assert one.stats().hits == 1
-
-
-def test_a_look_up_of_get_or_set_counts_once(cache: SQLiteCache) -> None:
-    def compute() -> int:
-        time.sleep(0.2)
-        return 1
-
-    threads = [threading.Thread(target=cache.get_or_set, args=("key", compute)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    cache.get_or_set("key", compute)
-    stats = cache.stats()
-    assert (stats.hits, stats.misses) == (1, 4)
 
 
 def test_nothing_is_made_before_the_first_use(make: Make, tmp_path: Path) -> None:
