@@ -18,6 +18,7 @@ from flask_caching.backends.base import BaseCache
 from .. import config as configuration
 from ..errors import ConfigError, JobError, StoreError
 from ..sqlite import driver
+from .access import Access
 from .counters import Statistics
 from .entries import FOR_EVER, LARGEST, ROW_BYTES, Entry, identify
 from .file import LEAST_SIZE, is_busy, is_corrupt
@@ -111,7 +112,8 @@ class SQLiteCache(BaseCache):
         self.key_prefix = key_prefix
         self._clock = clock
         self._transactions = transactions
-        self._store = Store(folder, size, clock, guard)
+        self._access = Access(folder, size, clock, guard)
+        self._store = Store(self._access, clock)
         self._lock_path = folder / "run" / "cache.lock"
         self._largest = size * LARGEST
         self._contexts: Contexts[_Deletion] = Contexts()
@@ -418,7 +420,7 @@ class SQLiteCache(BaseCache):
         try:
             return self._store.statistics(self._clock())
         except (driver.Error, OSError, Unavailable) as error:
-            raise StoreError(f"{self._store.file.path} cannot be read: {error}.") from error
+            raise StoreError(f"{self._access.file.path} cannot be read: {error}.") from error
 
     def clear_all(self) -> None:
         """Delete the file, also the entries of other prefixes, and give its space back.
@@ -426,13 +428,13 @@ class SQLiteCache(BaseCache):
         :raises StoreError: if the file cannot be deleted.
         """
         try:
-            self._store.discard()
+            self._access.discard()
         except OSError as error:
-            raise StoreError(f"{self._store.file.path} cannot be deleted: {error}.") from error
+            raise StoreError(f"{self._access.file.path} cannot be deleted: {error}.") from error
 
     def close(self) -> None:
         """Close the file; the next call opens it again. Nothing may be in use."""
-        self._store.close()
+        self._access.close()
 
     # -- helpers ------------------------------------------------------------------------------
 
@@ -570,7 +572,7 @@ class SQLiteCache(BaseCache):
 
     def _discard(self) -> None:
         try:
-            self._store.discard()
+            self._access.discard()
         except TROUBLE as error:
             log.error("the cache may serve stale values: %s", error)
 
@@ -584,7 +586,7 @@ class SQLiteCache(BaseCache):
             log.warning("the cache cannot %s: %s", what, error)
 
     def _after_fork(self) -> None:
-        self._store.after_fork()
+        self._access.after_fork()
 
 
 class Flight:
@@ -706,9 +708,9 @@ def _after_fork_in_child() -> None:
 @atexit.register
 def _flush_counters() -> None:
     for cache in list(_caches):
-        if cache._store.file.pool.all:
+        if cache._access.pool.all:
             try:
-                cache._store.flush(time.time())
+                cache._access.flush(time.time())
             except TROUBLE:
                 log.debug("the counters of the cache are not written", exc_info=True)
 

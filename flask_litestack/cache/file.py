@@ -67,7 +67,7 @@ class CacheFile:
     def __init__(self, folder: Path, size: int, timeout: float, watch: bool) -> None:
         self.path = folder / NAME
         self.run_path = folder / "run"
-        self._size = size
+        self.size = size
         pages = size // PAGE
         #: Pages in the WAL from which each commit checkpoints.
         self.wal_pages = min(1000, pages // 32)
@@ -100,7 +100,7 @@ class CacheFile:
                 return self.pool.open()
             self.let_go()
             if self.recency is None:
-                self.recency = Recency(self.run_path / "cache.recency", self._size, boot())
+                self.recency = Recency(self.run_path / "cache.recency", self.size, boot())
             if not self.path.exists() or not self.recency.of_this_boot:
                 # Without syncs a power cut may have torn it, and its times are of another clock.
                 self._remove()

@@ -2,69 +2,32 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from functools import lru_cache
-from mmap import mmap
-from pathlib import Path
 
 from ..sqlite import driver, fork
+from .access import BATCH, LOOK, Access
 from .connections import Connection
-from .counters import Counters, Statistics, read_totals
+from .counters import Statistics, read_totals
 from .entries import FIRST, LAST, Entry
-from .file import ALL, PAGE, SLOTS, CacheFile, is_corrupt, is_full, pragma
+from .file import ALL, PAGE, SLOTS, is_full, pragma
 from .recency import GENERATION, HEAD, NOW
-from .room import Room
-from .unavailable import Closed, Replaced, Unavailable
-from .wal import Wal
-
-#: Seconds to wait for another writer. After that a set is dropped.
-WAIT = 1.0
-
-#: Seconds between two looks at whether the file is still there.
-LOOK = 1.0
-
-#: The most rows of one transaction, so that nobody waits long.
-BATCH = 500
-
-#: Seconds until the file is tried again after it could not be opened.
-PAUSE = 1.0
 
 #: Tries to store an entry in a file that is at its cap.
 ATTEMPTS = 4
 
 
 class Store:
-    """One cache file. Errors of SQLite pass through; the caller turns them into misses.
+    """The entries of a cache file. Errors of SQLite pass through; the caller makes them misses.
 
-    :param folder: the data folder.
-    :param size: the cap in bytes on the file and its WAL.
     :param clock: returns the Unix time.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        size: int,
-        clock: Callable[[], float] = time.time,
-        watch: bool = True,
-    ) -> None:
-        self.file = CacheFile(folder, size, WAIT, watch)
-        self._size = size
+    def __init__(self, access: Access, clock: Callable[[], float]) -> None:
+        self._access = access
+        self._room = access.room
         self._clock = clock
-        self._pool = self.file.pool
-        self._counters = Counters(self._pool)
-        self._wal = Wal(self.file, WAIT)
-        self._room = Room(self.file, self._wal, clock)
-        self._mutex = threading.Lock()  # one writer of this process at a time
-        self._looked_at = 0.0
-        self._closed_until = 0.0
-        self._read: Callable[[int], None]
-        self._table: mmap | bytearray = bytearray(GENERATION + 1)
-        self._mask: int
-        self._generation = 0
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -72,15 +35,16 @@ class Store:
         """Return the stored value, or None for a miss."""
         # Every cache hit runs through here, so this is written for speed: the key is compared
         # here rather than by SQLite, and the calls of the other methods are spelt out.
-        table = self._table
-        if not self._looked_at <= now < self._looked_at + LOOK or (
-            table[GENERATION] != self._generation
+        access = self._access
+        table = access.table
+        if not access.looked_at <= now < access.looked_at + LOOK or (
+            table[GENERATION] != access.generation
         ):
-            self._look(now)
+            access.look(now)
         try:
-            connection = self._pool.idle.pop()
+            connection = access.pool.idle.pop()
         except IndexError:
-            connection = self._open(now)
+            connection = access.open(now)
         try:
             connection.inside = True
             if fork.pending:
@@ -92,12 +56,12 @@ class Store:
                 connection.misses += 1
                 return None
             connection.hits += 1
-            table = self._table  # it may have been mapped just now
-            table[HEAD + (number & self._mask)] = table[NOW] | 1
+            table = access.table  # it may have been mapped just now
+            table[HEAD + (number & access.mask)] = table[NOW] | 1
             value: bytes | int = row[0]
             return value
         except driver.Error as error:
-            self._failed(connection, error)
+            access.failed(connection, error)
             raise
         finally:
             connection.inside = False
@@ -110,13 +74,13 @@ class Store:
 
         :param count: whether it counts as a hit, or as a miss if it is not there or has expired.
         """
-        with self._taken(now) as connection:
+        with self._access.taken(now) as connection:
             row: tuple[bytes | int, float] | None = connection.run(
                 "SELECT value, expires FROM entries WHERE id = ? AND key = ? AND kept > ?",
                 (number, key, now),
             ).fetchone()
             if row is not None:
-                self._read(number)
+                self._access.recency.read(number)
             if count:
                 hit = row is not None and row[1] > now
                 connection.hits += hit
@@ -125,7 +89,7 @@ class Store:
 
     def has(self, number: int, key: bytes, now: float) -> bool:
         """Tell whether an entry is there. Counts neither as a hit nor as a use."""
-        with self._taken(now) as connection:
+        with self._access.taken(now) as connection:
             row = connection.execute(
                 "SELECT 1 FROM entries WHERE id = ? AND key = ? AND expires > ?",
                 (number, key, now),
@@ -135,8 +99,9 @@ class Store:
     def get_many(self, wanted: Sequence[tuple[int, bytes]], now: float) -> list[bytes | int | None]:
         """Return the values in the same order, None for each that is missing."""
         values: list[bytes | int | None] = []
-        with self._taken(now) as connection:
-            table, mask, stamp = self._table, self._mask, self._table[NOW] | 1
+        with self._access.taken(now) as connection:
+            table, mask = self._access.table, self._access.mask
+            stamp = table[NOW] | 1
             misses = 0
             for start in range(0, len(wanted), BATCH):
                 batch = wanted[start : start + BATCH]
@@ -189,7 +154,7 @@ class Store:
 
         :param entry: what is stored if nothing is there, but for its value.
         """
-        with self._writing(now, bounded=True) as connection:
+        with self._access.writing(now, bounded=True) as connection:
             row = connection.execute(
                 "SELECT value, expires, kept FROM entries WHERE id = ? AND key = ? AND expires > ?",
                 (entry.number, entry.key, now),
@@ -209,13 +174,13 @@ class Store:
             for attempt in range(ATTEMPTS):
                 try:
                     if attempt:  # in a transaction of its own, or the WAL would hold both
-                        with self._writing(self._clock(), bounded=True) as connection:
+                        with self._access.writing(self._clock(), bounded=True) as connection:
                             self._room.evict_much(connection, batch[0][0], size, attempt)
-                    with self._writing(self._clock(), bounded=True) as connection:
+                    with self._access.writing(self._clock(), bounded=True) as connection:
                         stored = self._put_batch(connection, batch)
                     break
                 except driver.OperationalError as error:
-                    with self._taken(self._clock()) as connection:
+                    with self._access.taken(self._clock()) as connection:
                         by_cap = is_full(error) and not self._room.has_room(connection, size)
                     if not by_cap or attempt == ATTEMPTS - 1:
                         raise
@@ -225,7 +190,7 @@ class Store:
         self, entries: Sequence[tuple[Entry, int | None]]
     ) -> Iterator[Sequence[tuple[Entry, int | None]]]:
         """Cut entries into transactions that the WAL has room for."""
-        most, room = self.file.batch(BATCH), self.file.wal_pages * PAGE // 2
+        most, room = self._access.file.batch(BATCH), self._access.file.wal_pages * PAGE // 2
         start = size = 0
         for i, (entry, _) in enumerate(entries):
             if i > start and (i - start == most or size + entry.size > room):
@@ -278,7 +243,7 @@ class Store:
         there = 0
         for start in range(0, len(wanted), BATCH):
             batch = wanted[start : start + BATCH]
-            with self._writing(now, until=until) as connection:
+            with self._access.writing(now, until=until) as connection:
                 cursor = connection.cursor()
                 for number, key in batch:
                     cursor.execute(_DELETED, (number & (SLOTS - 1), stamp, prepared))
@@ -292,7 +257,7 @@ class Store:
 
     def remove(self, number: int, key: bytes, value: bytes) -> None:
         """Delete an entry if it still has a value. Leases on it stay good."""
-        with self._writing(self._clock()) as connection:
+        with self._access.writing(self._clock()) as connection:
             connection.execute(
                 "DELETE FROM entries WHERE id = ? AND key = ? AND value = ?", (number, key, value)
             )
@@ -302,7 +267,7 @@ class Store:
     ) -> None:
         """Put a lower stamp in the place of one of :meth:`delete`, or for None of a clear."""
         slots = {ALL} if wanted is None else {number & (SLOTS - 1) for number, _ in wanted}
-        with self._writing(now) as connection:
+        with self._access.writing(now) as connection:
             connection.executemany(
                 "UPDATE deletes SET stamp = ? WHERE slot = ? AND stamp = ?",
                 [(stamp, slot, prepared) for slot in slots],
@@ -320,14 +285,14 @@ class Store:
 
         The parameters are as of :meth:`delete`; the stamps hold for every key.
         """
-        with self._writing(now, until=until) as connection:
+        with self._access.writing(now, until=until) as connection:
             connection.execute(_DELETED, (ALL, stamp, prepared))
             if not prefix:
                 connection.execute("DELETE FROM entries")
                 return
         after: int | None = FIRST
         while after is not None:
-            with self._writing(now, until=until) as connection:
+            with self._access.writing(now, until=until) as connection:
                 (upto,) = connection.execute(
                     "SELECT max(id) FROM "
                     "(SELECT id FROM entries WHERE id >= ? ORDER BY id LIMIT ?)",
@@ -343,8 +308,8 @@ class Store:
 
     def statistics(self, now: float) -> Statistics:
         """Count. Walks through the whole table."""
-        self.flush(now)
-        with self._taken(now) as connection:
+        self._access.flush(now)
+        with self._access.taken(now) as connection:
             entries, expired = connection.execute(
                 "SELECT count(*), coalesce(sum(expires <= ?), 0) FROM entries", (now,)
             ).fetchone()
@@ -354,135 +319,26 @@ class Store:
             entries=entries,
             expired=expired,
             used_size=pages * PAGE,
-            most_size=self._size,
+            most_size=self._access.file.size,
             **totals,
         )
 
-    def flush(self, now: float) -> None:
-        """Add what this process counted to the file's counters."""
-        self._take_turn(now, WAIT)
-        try:
-            self._flush(now)
-        finally:
-            self._mutex.release()
-
-    def _flush(self, now: float, until: float | None = None) -> None:
-        self._counters.flush(now, self._transacting(now, until))
-
-    @contextmanager
-    def _transacting(self, now: float, until: float | None) -> Iterator[Connection]:
-        with self._taken(now) as connection, _transaction(connection, until):
-            yield connection
-
-    # -- connections and transactions ---------------------------------------------------------
-
-    def discard(self) -> None:
-        """Delete the file, for all processes; the next call makes a new one."""
-        try:
-            self.file.discard()
-        finally:
-            self._forget()
-
-    def let_go(self) -> None:
-        """Use the file no more; the next call opens whatever is there then."""
-        self.file.let_go()
-        self._forget()
-
-    def after_fork(self) -> None:
-        """In the child: nothing is open."""
-        self.file.after_fork()
-        self._forget()
-        self._mutex = threading.Lock()
-
-    def close(self) -> None:
-        """Close the file; nothing may be in use."""
-        self._table = bytearray(GENERATION + 1)
-        self.file.close()
-        self._forget()
-
-    def _take(self, now: float) -> Connection:
-        """Return a connection. It goes back to its ``home``, also after an error."""
-        if not self._looked_at <= now < self._looked_at + LOOK or (
-            self._table[GENERATION] != self._generation
-        ):
-            self._look(now)
-        try:
-            return self._pool.idle.pop()
-        except IndexError:
-            return self._open(now)
-
-    def _open(self, now: float) -> Connection:
-        if self._closed_until - PAUSE <= now < self._closed_until:
-            raise Closed("the cache could not be opened a moment ago")
-        try:
-            connection = self.file.open()
-        except BaseException:
-            self._closed_until = now + PAUSE
-            raise
-        recency = self.file.recency
-        assert recency is not None  # made by the first open()
-        self._room.use(recency)
-        self._read = recency.read
-        self._table, self._mask = recency.table, recency.mask
-        self._generation = self.file.generation
-        return connection
-
-    @contextmanager
-    def _taken(self, now: float) -> Iterator[Connection]:
-        connection = self._take(now)
-        try:
-            connection.enter()
-            yield connection
-        except driver.Error as error:
-            self._failed(connection, error)
-            raise
-        finally:
-            connection.inside = False
-            connection.home.append(connection)
-
-    @contextmanager
-    def _writing(
-        self, now: float, bounded: bool = False, until: float | None = None
-    ) -> Iterator[Connection]:
-        """Begin a transaction in turn; it ends with the block.
-
-        :param bounded: whether it adds something, and so must keep the WAL small first.
-        :param until: when to give up waiting, on the clock of ``time.monotonic()``.
-        """
-        self._take_turn(now, WAIT if until is None else until - time.monotonic())
-        try:
-            with self._taken(now) as connection:
-                if bounded:
-                    self._wal.refuse_if_pinned(connection)
-                with _transaction(connection, until):
-                    yield connection
-                if until is None:  # what is in a hurry leaves it to the next one
-                    self._room.settle(connection)
-        finally:
-            self._mutex.release()
-
-    def _take_turn(self, now: float, wait: float) -> None:
-        # Threads of a process queue here: SQLite's own waiting sleeps a millisecond and more.
-        if not self._looked_at <= now < self._looked_at + LOOK:
-            self._look(now)  # before the turn is ours, because it may flush
-        if wait <= 0 or not (
-            self._mutex.acquire(blocking=False) or self._mutex.acquire(timeout=wait)
-        ):
-            raise Unavailable("others have been writing to the cache for too long")
+    # -- one statement ------------------------------------------------------------------------
 
     def _write(
         self, sql: str, bound: tuple[object, ...], entry: Entry
     ) -> tuple[bool, list[tuple[int]]]:
         """Run one statement that stores an entry; return whether it did, and what it returned."""
         now = self._clock()
-        self._take_turn(now, WAIT)
+        access = self._access
+        access.take_turn(now)
         try:
-            connection = self._take(now)
+            connection = access.take(now)
             try:
                 connection.inside = True
                 if fork.pending:
                     connection.wait_for_fork()
-                self._wal.refuse_if_pinned(connection)
+                access.wal.refuse_if_pinned(connection)
                 try:
                     if self._room.owed_rows:
                         result = self._write_crowded(connection, sql, bound, entry)
@@ -493,7 +349,7 @@ class Store:
                 self._room.settle(connection)
                 return result
             except driver.Error as error:
-                self._failed(connection, error)
+                access.failed(connection, error)
                 raise
             finally:
                 try:
@@ -503,7 +359,7 @@ class Store:
                     connection.inside = False
                     connection.home.append(connection)
         finally:
-            self._mutex.release()
+            access.mutex.release()
 
     def _write_once(
         self, connection: Connection, sql: str, bound: tuple[object, ...], entry: Entry
@@ -552,54 +408,6 @@ class Store:
             except driver.OperationalError as again:
                 error = again
         raise error
-
-    # -- health -------------------------------------------------------------------------------
-
-    def _look(self, now: float) -> None:
-        """Once a second: is the file still the one that has the name?"""
-        self._looked_at = now
-        if self._table[GENERATION] != self._generation or self.file.moved():
-            self.let_go()
-            return
-        if self._counters.is_due(now) and self._mutex.acquire(blocking=False):
-            try:
-                with suppress(driver.Error):  # another time
-                    self._flush(now, until=time.monotonic())
-            finally:
-                self._mutex.release()
-
-    def _failed(self, connection: Connection, error: driver.Error) -> None:
-        """Replace a file that is of no use any more.
-
-        :raises Replaced: if another process or thread already has.
-        """
-        if not is_corrupt(error):
-            return
-        first = self.file.replace(connection, str(error))
-        self._forget()
-        if not first:
-            raise Replaced from error
-
-    def _forget(self) -> None:
-        self._counters.forget()
-        self._room.forget()
-        self._generation = self._table[GENERATION]
-
-
-@contextmanager
-def _transaction(connection: Connection, until: float | None = None) -> Iterator[None]:
-    try:
-        if until is not None:
-            left = max(0, int((until - time.monotonic()) * 1000))
-            connection.execute(f"PRAGMA busy_timeout = {left}")
-        connection.run("BEGIN IMMEDIATE")
-        yield
-        connection.run("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        if until is not None:
-            connection.execute(f"PRAGMA busy_timeout = {int(WAIT * 1000)}")
 
 
 @lru_cache(maxsize=128)

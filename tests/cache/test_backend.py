@@ -262,7 +262,7 @@ def test_reading_leaves_no_transaction_open(cache: SQLiteCache, make: Make) -> N
     assert cache.get_many("key")
     other = make()
     other.set("other", 1)
-    (connection,) = other._store._pool.all
+    (connection,) = other._access.pool.all
     busy, pages, done = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     assert (busy, pages, done) == (0, 0, 0)
 

@@ -248,7 +248,7 @@ def test_a_cached_function_keeps_its_attributes(app: Flask, litestack: Litestack
         client = app.test_client()
         assert client.get("/page").text == "page of /page"
         assert cache.get("view//page") == "page of /page"
-        (connection,) = cache.sqlite._store._pool.all
+        (connection,) = cache.sqlite._access.pool.all
         expires = connection.execute(
             "SELECT expires FROM entries WHERE key = ?", (b"flask_cache_view//page",)
         ).fetchone()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_litestack.cache import SQLiteCache, backend, file, store
+from flask_litestack.cache import SQLiteCache, access, backend, file
 from flask_litestack.errors import LitestackError, LiveFileError, StoreError
 from flask_litestack.sqlite import driver
 from tests.disks import fill, small_disk
@@ -196,7 +196,7 @@ def test_statistics_of_a_cache_that_cannot_be_opened_are_an_error_of_ours(
 def test_a_locked_file_is_a_miss_for_sets_and_none_for_gets(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(store, "WAIT", 0.05)
+    monkeypatch.setattr(access, "WAIT", 0.05)
     cache = make()
     cache.set("key", 1)
     connection = foreign(tmp_path / "cache.sqlite3")
@@ -216,7 +216,7 @@ def test_a_locked_file_is_a_miss_for_sets_and_none_for_gets(
 def test_a_delete_that_finds_the_file_locked_for_long_throws_it_away(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    monkeypatch.setattr(store, "WAIT", 0.05)
+    monkeypatch.setattr(access, "WAIT", 0.05)
     monkeypatch.setattr(backend, "STUBBORN", 0.1)
     cache, other = make(), make()
     cache.set("key", "old")
@@ -269,7 +269,7 @@ def test_a_file_that_is_replaced_leaves_no_descriptors(
     counts = []
     for i in range(12):
         assert cache.set("key", i)
-        with cache._store._taken(clock()) as used:
+        with cache._access.taken(clock()) as used:
             assert cache.get("key") == i
             if replace == "clear":
                 other.clear_all()
@@ -277,7 +277,7 @@ def test_a_file_that_is_replaced_leaves_no_descriptors(
                 for suffix in ("", "-wal", "-shm"):
                     (tmp_path / f"cache.sqlite3{suffix}").unlink()
             else:
-                cache._store.file.replace(used, "for a test")
+                cache._access.file.replace(used, "for a test")
         clock.advance(2)
         assert other.get("key") in (None, i)
         counts.append(descriptors())
@@ -292,10 +292,10 @@ def test_a_thread_that_finds_the_old_file_corrupt_leaves_the_new_one_alone(
 ) -> None:
     cache, other = make(), make()
     cache.set("key", 1)
-    with cache._store._taken(cache._clock()) as old:
+    with cache._access.taken(cache._clock()) as old:
         other.clear_all()
         assert cache.set("key", 2)  # another thread has gone on to the new file meanwhile
-        assert not cache._store.file.replace(old, "disk I/O error")
+        assert not cache._access.file.replace(old, "disk I/O error")
     assert cache.get("key") == other.get("key") == 2
     assert not (tmp_path / "cache.sqlite3.corrupt").exists()
 
@@ -364,13 +364,13 @@ def test_a_folder_that_cannot_be_made_is_a_miss(
 def test_a_child_goes_on_with_connections_of_its_own(make: Make) -> None:
     cache = make()
     cache.set("key", 1)
-    inherited = cache._store._pool.all[0]
+    inherited = cache._access.pool.all[0]
     child = os.fork()
     if child == 0:
         ok = (
             cache.get("key") == 1
             and cache.set("key", 2)
-            and inherited not in cache._store._pool.all
+            and inherited not in cache._access.pool.all
             and cache.get_or_set("new", lambda: 5) == 5
         )
         os._exit(0 if ok else 1)
@@ -392,7 +392,7 @@ cache.set("key", 1)
 if os.fork() == 0:
     sys.exit()  # the interpreter ends in order: everything is collected
 os.wait()
-assert os.path.exists(cache._store.file.path.with_name("cache.sqlite3-wal"))
+assert os.path.exists(cache._access.file.path.with_name("cache.sqlite3-wal"))
 cache.set("key", 2)
 other = SQLiteCache(Path(sys.argv[1]))
 assert other.get("key") == 2
@@ -414,7 +414,7 @@ for suffix in ("", "-wal", "-shm"):
     (folder / f"cache.sqlite3{suffix}").unlink()
 new = SQLiteCache(folder)
 new.set("key", 2)
-new._store.file.path.with_name("done").touch()
+new._access.file.path.with_name("done").touch()
 """
     other_process(code, tmp_path)
     cache = make()

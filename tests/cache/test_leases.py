@@ -271,7 +271,7 @@ def test_a_commit_waits_for_a_locked_cache_only_briefly(
         cache.set_many({"a": 1, "b": 1, "c": 1})
         litestack.db.session.get(Post, 1)
         other = driver.module.connect(
-            cache.sqlite._store.file.path, isolation_level=None, check_same_thread=False
+            cache.sqlite._access.file.path, isolation_level=None, check_same_thread=False
         )
         other.execute("BEGIN IMMEDIATE")
         unlock = threading.Timer(1.5, lambda: other.execute("ROLLBACK"))

@@ -51,13 +51,13 @@ def test_a_set_many_of_large_values_stays_below_the_cap(
     for i in range(2000):
         cache.set(f"key-{i}", "x" * 1500)
     sizes = []
-    settle = cache._store._room.settle
+    settle = cache._access.room.settle
 
     def measure(connection: Connection) -> None:
         sizes.append(file_bytes(tmp_path))
         settle(connection)
 
-    monkeypatch.setattr(cache._store._room, "settle", measure)
+    monkeypatch.setattr(cache._access.room, "settle", measure)
     values = {f"large-{i}": b"x" * length for i in range(8)}
     began = time.monotonic()
     assert cache.set_many(values) == list(values)
@@ -119,7 +119,7 @@ def test_an_interrupted_write_to_a_full_file_leaves_no_transaction_open(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache._store._room, "_evict", interrupt)
+        patch.setattr(cache._access.room, "_evict", interrupt)
         with pytest.raises(KeyboardInterrupt):
             cache.set_many({f"more-{i}": "x" * 1500 for i in range(10)})
         with pytest.raises(KeyboardInterrupt):

@@ -91,7 +91,7 @@ def test_processes_hammer_a_small_cache_under_kill(tmp_path: Path, caplog: Any) 
     cache = SQLiteCache(tmp_path, size=SIZE)
     stats = cache.stats()
     assert stats.evictions > 0
-    (connection,) = cache._store._pool.all
+    (connection,) = cache._access.pool.all
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     cache.close()
 

@@ -117,7 +117,7 @@ def test_what_a_child_deletes_is_gone_also_when_its_parent_has_ended(tmp_path: P
 def fork_inside(voice: Voice, folder: Path) -> None:
     cache = SQLiteCache(folder)
     cache.set("key", 1)
-    with cache._store._taken(cache._clock()) as connection:
+    with cache._access.taken(cache._clock()) as connection:
         connection.execute("SELECT * FROM entries")
         child = os.fork()
         if not child:
