@@ -20,6 +20,7 @@ from ..errors import ConfigError, JobError, StoreError
 from ..sqlite import driver
 from .access import Access
 from .counters import Statistics
+from .deletes import Deletes
 from .entries import FOR_EVER, LARGEST, ROW_BYTES, Entry, identify
 from .file import LEAST_SIZE, is_busy, is_corrupt
 from .leases import Context, Contexts, Wanted, watch_contexts
@@ -114,6 +115,7 @@ class SQLiteCache(BaseCache):
         self._transactions = transactions
         self._access = Access(folder, size, clock, guard)
         self._store = Store(self._access, clock)
+        self._deletes = Deletes(self._access, clock)
         self._lock_path = folder / "run" / "cache.lock"
         self._largest = size * LARGEST
         self._contexts: Contexts[_Deletion] = Contexts()
@@ -500,7 +502,7 @@ class SQLiteCache(BaseCache):
     def _remove(self, number: int, stored: bytes, data: bytes) -> None:
         """Delete a value that is of no use, so that has() does not count it as there."""
         try:
-            self._store.remove(number, stored, data)
+            self._deletes.remove(number, stored, data)
         except TROUBLE as trouble:
             self._complain("delete", trouble)
 
@@ -516,14 +518,16 @@ class SQLiteCache(BaseCache):
 
     def _delete_now(self, wanted: list[tuple[int, bytes]], prepared: int = 0) -> int:
         stamp = time.monotonic_ns()
-        there = self._stubbornly(lambda: self._store.delete(wanted, self._clock(), stamp, prepared))
+        there = self._stubbornly(
+            lambda: self._deletes.delete(wanted, self._clock(), stamp, prepared)
+        )
         self._contexts.current().deleted(wanted, stamp)
         return there or 0
 
     def _clear_now(self, prepared: int = 0) -> bool:
         prefix = self.key_prefix.encode("utf-8", "surrogatepass")
         stamp = time.monotonic_ns()
-        self._stubbornly(lambda: self._store.clear(prefix, self._clock(), stamp, prepared))
+        self._stubbornly(lambda: self._deletes.clear(prefix, self._clock(), stamp, prepared))
         self._contexts.current().deleted(None, stamp)
         return True
 
@@ -535,9 +539,9 @@ class SQLiteCache(BaseCache):
             until = time.monotonic() + HURRY
             try:
                 if wanted is None:
-                    self._store.clear(prefix, self._clock(), stamp, until=until)
+                    self._deletes.clear(prefix, self._clock(), stamp, until=until)
                 else:
-                    self._store.delete(wanted, self._clock(), stamp, until=until)
+                    self._deletes.delete(wanted, self._clock(), stamp, until=until)
                 break
             except TROUBLE as error:
                 self._complain("prepare a delete", error)
@@ -550,7 +554,7 @@ class SQLiteCache(BaseCache):
         """Undo what :meth:`_prepare` did for the time after it: there was no commit."""
         stamp = time.monotonic_ns()
         try:
-            self._store.lower(wanted, self._clock(), stamp, prepared)
+            self._deletes.lower(wanted, self._clock(), stamp, prepared)
         except TROUBLE as error:
             self._complain("call a delete off", error)  # its stamp is past in half a minute
         self._contexts.current().deleted(wanted, stamp)

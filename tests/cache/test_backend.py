@@ -227,7 +227,7 @@ def test_the_timeout_of_a_job_is_no_trouble_of_the_caches(
             look()
     assert cache.has("slow")
     with monkeypatch.context() as patch:
-        patch.setattr(cache._store, "delete", lambda *args: time_out())
+        patch.setattr(cache._deletes, "delete", lambda *args: time_out())
         with pytest.raises(JobTimeout):
             cache.delete("other")
     assert cache.get("key") == 1

@@ -240,15 +240,15 @@ def test_many_deletes_are_one_at_the_commit(
 ) -> None:
     cache = litestack.cache
     with app.app_context():
-        store = cache.sqlite._store
+        deletes = cache.sqlite._deletes
         calls = []
-        delete = store.delete
+        delete = deletes.delete
 
         def count(wanted: Any, *args: Any, **options: Any) -> int:
             calls.append(len(wanted))
             return delete(wanted, *args, **options)
 
-        monkeypatch.setattr(store, "delete", count)
+        monkeypatch.setattr(deletes, "delete", count)
         cache.set_many({f"key-{i}": i for i in range(20)})
         with litestack.db.write() as session:
             for i in range(20):
