@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..sqlite import driver
 from .connections import Connection
-from .counters import Counters
+from .counters import Counters, Statistics, read_statistics
 from .file import CacheFile, is_corrupt
 from .recency import GENERATION, Recency
 from .room import Room
@@ -153,6 +153,12 @@ class Access:
             self._counters.flush(now, self._flushing(now, None))
         finally:
             self.mutex.release()
+
+    def statistics(self, now: float) -> Statistics:
+        """Count. Walks through the whole table."""
+        self.flush(now)
+        with self.taken(now) as connection:
+            return read_statistics(connection, now, self.file.size)
 
     @contextmanager
     def _flushing(self, now: float, until: float | None) -> Iterator[Connection]:

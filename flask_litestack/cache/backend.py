@@ -420,7 +420,7 @@ class SQLiteCache(BaseCache):
         :raises StoreError: if the file cannot be read.
         """
         try:
-            return self._store.statistics(self._clock())
+            return self._access.statistics(self._clock())
         except (driver.Error, OSError, Unavailable) as error:
             raise StoreError(f"{self._access.file.path} cannot be read: {error}.") from error
 

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from .connections import COUNTERS, Connection, Pool
+from .file import PAGE, pragma
 
 #: Seconds between two writes of what this process counted.
 FLUSH = 10.0
@@ -78,7 +79,17 @@ class Counters:
         self._flushed = {}
 
 
-def read_totals(connection: Connection) -> dict[str, int]:
-    """Return the counters of all processes."""
+def read_statistics(connection: Connection, now: float, most_size: int) -> Statistics:
+    """Count. Walks through the whole table."""
+    entries, expired = connection.execute(
+        "SELECT count(*), coalesce(sum(expires <= ?), 0) FROM entries", (now,)
+    ).fetchone()
     totals = dict(connection.execute("SELECT name, total FROM counters").fetchall())
-    return {name: totals.get(name, 0) for name in COUNTERS}
+    pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
+    return Statistics(
+        entries=entries,
+        expired=expired,
+        used_size=pages * PAGE,
+        most_size=most_size,
+        **{name: totals.get(name, 0) for name in COUNTERS},
+    )

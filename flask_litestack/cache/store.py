@@ -9,9 +9,8 @@ from functools import lru_cache
 from ..sqlite import driver, fork
 from .access import BATCH, LOOK, Access
 from .connections import Connection
-from .counters import Statistics, read_totals
 from .entries import LAST, Entry
-from .file import ALL, PAGE, SLOTS, is_full, pragma
+from .file import ALL, PAGE, SLOTS, is_full
 from .recency import GENERATION, HEAD, NOW
 
 #: Tries to store an entry in a file that is at its cap.
@@ -222,25 +221,6 @@ class Store:
         sql = f"SELECT count(*) FROM entries WHERE id IN ({', '.join('?' * len(batch))})"
         row = connection.run(sql, [entry.number for entry, _ in batch]).fetchone()
         return int(row[0])
-
-    # -- looking ------------------------------------------------------------------------------
-
-    def statistics(self, now: float) -> Statistics:
-        """Count. Walks through the whole table."""
-        self._access.flush(now)
-        with self._access.taken(now) as connection:
-            entries, expired = connection.execute(
-                "SELECT count(*), coalesce(sum(expires <= ?), 0) FROM entries", (now,)
-            ).fetchone()
-            totals = read_totals(connection)
-            pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
-        return Statistics(
-            entries=entries,
-            expired=expired,
-            used_size=pages * PAGE,
-            most_size=self._access.file.size,
-            **totals,
-        )
 
     # -- one statement ------------------------------------------------------------------------
 
