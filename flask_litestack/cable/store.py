@@ -24,9 +24,10 @@ from ..errors import DiskFullError, NewerStoreError, StoreError
 from ..process.liveness import is_alive
 from ..process.wakeup import Mailbox, wake
 from ..sqlite import connect, driver
-from ..sqlite.connection import SQLITE_CORRUPT, SQLITE_NOTADB, Connection
+from ..sqlite.connection import Connection
 from ..sqlite.file import opening
 from ..sqlite.schema import Schema
+from ..sqlite.trouble import is_damaged
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ class Store:
         try:
             row = self._append(kind, channel, data)
         except driver.DatabaseError as error:
-            if not _is_damage(error):
+            if not is_damaged(error):
                 raise
             row = self._append(kind, channel, data)  # to the file that has taken its place
         self._tell(row)
@@ -466,7 +467,7 @@ class Store:
             try:
                 yield slot.connection
             except driver.DatabaseError as error:
-                if _is_damage(error):
+                if is_damaged(error):
                     with opening(self._path):
                         if _inode(self._path) == slot.inode:
                             self._put_aside(error)
@@ -577,11 +578,6 @@ def _inode(path: Path) -> int | None:
         return os.stat(path).st_ino
     except FileNotFoundError:
         return None
-
-
-def _is_damage(error: driver.DatabaseError) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (SQLITE_CORRUPT, SQLITE_NOTADB)
 
 
 def _size(channel: str, data: str) -> int:

@@ -20,13 +20,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from weakref import WeakSet
 
 from ..errors import (
-    DiskFullError,
     LockError,
     ReadOnlyError,
     StaleSnapshotError,
@@ -36,7 +34,9 @@ from ..errors import (
 from ..process.writequeue import Hold
 from . import driver, filesystem, fork, guard
 from .file import File, file_at, opening
+from .results import BufferedCursor
 from .statements import Kind, Statement, classify
+from .trouble import SQLITE_BUSY_SNAPSHOT, is_busy, is_damaged, is_read_only, refuse_full
 
 log = logging.getLogger(__name__)
 
@@ -52,19 +52,6 @@ WAL_LIMIT = 16 * 1024 * 1024
 
 #: Pages in the WAL at which a commit checkpoints by itself; normally the syncer comes first.
 AUTOCHECKPOINT = 4000
-
-#: Free bytes below which a failure to open or to write is put down to the disk being full: a -shm
-#: file has 32 KiB from its beginning.
-LITTLE_SPACE = 64 * 1024
-
-SQLITE_BUSY = 5
-SQLITE_READONLY = 8
-SQLITE_IOERR = 10
-SQLITE_CORRUPT = 11
-SQLITE_FULL = 13
-SQLITE_CANTOPEN = 14
-SQLITE_NOTADB = 26
-SQLITE_BUSY_SNAPSHOT = 517
 
 _committed = threading.local()
 
@@ -111,11 +98,10 @@ def is_after_commit() -> bool:
     return bool(getattr(_committed, "depth", 0))
 
 
-class Cursor(driver.Cursor):
+class Cursor(BufferedCursor):
     """A cursor that asks its connection before it writes."""
 
     connection: Connection
-    _rows: Iterator[Any] | None = iter(())
 
     def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
         self._rows = None
@@ -137,7 +123,7 @@ class Cursor(driver.Cursor):
             else:
                 connection._change(statement, _execute_whole, self, sql, parameters)
         except driver.OperationalError as error:
-            connection._refuse_full(error)
+            refuse_full(error, connection._name)
             raise
         return self
 
@@ -147,7 +133,7 @@ class Cursor(driver.Cursor):
             # A try again must find the same parameters.
             self.connection._change(classify(sql), _executemany, self, sql, list(parameters))
         except driver.OperationalError as error:
-            self.connection._refuse_full(error)
+            refuse_full(error, self.connection._name)
             raise
         return self
 
@@ -156,33 +142,9 @@ class Cursor(driver.Cursor):
         try:
             self.connection._script(self, script)
         except driver.OperationalError as error:
-            self.connection._refuse_full(error)
+            refuse_full(error, self.connection._name)
             raise
         return self
-
-    def fetchone(self) -> Any:
-        if self._rows is None:
-            return super().fetchone()
-        return next(self._rows, None)
-
-    def fetchmany(self, size: int | None = None) -> list[Any]:
-        size = self.arraysize if size is None else size
-        if self._rows is None:
-            return super().fetchmany(size)
-        return list(islice(self._rows, size))
-
-    def fetchall(self) -> list[Any]:
-        if self._rows is None:
-            return super().fetchall()
-        return list(self._rows)
-
-    def __iter__(self) -> Cursor:
-        return self
-
-    def __next__(self) -> Any:
-        if self._rows is None:
-            return super().__next__()
-        return next(self._rows)
 
 
 def _execute_whole(cursor: Cursor, sql: str, parameters: Any) -> None:
@@ -211,7 +173,7 @@ class Connection(driver.Connection):
         try:
             super().__init__(database, *args, **options)
         except driver.OperationalError as error:
-            self._refuse_full(error)
+            refuse_full(error, self._name)
             raise
         finally:
             self._inside = False
@@ -253,7 +215,7 @@ class Connection(driver.Connection):
         try:
             self._begin()
         except driver.OperationalError as error:
-            self._refuse_full(error)
+            refuse_full(error, self._name)
             raise
 
     def begin_read(self) -> object:
@@ -350,7 +312,7 @@ class Connection(driver.Connection):
             self._set_up(busy_timeout, synchronous, watch, describe, is_lent)
         except driver.DatabaseError as error:
             self.close()
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (SQLITE_CORRUPT, SQLITE_NOTADB):
+            if not is_damaged(error):
                 raise
             raise StoreError(
                 f"{self._name} is not a SQLite database, or is damaged ({error}). Nothing was "
@@ -449,7 +411,7 @@ class Connection(driver.Connection):
             self._finish(committed=True)
         except driver.Error as error:
             self.rollback()
-            self._refuse_full(error)
+            refuse_full(error, self._name)
             raise
         except BaseException:  # Ctrl-C, say; perhaps when SQLite was done already
             if self.in_transaction:
@@ -505,7 +467,7 @@ class Connection(driver.Connection):
         try:
             call(*arguments)
         except driver.OperationalError as error:
-            if not _is_busy(error):
+            if not is_busy(error):
                 self._note_failure()
                 raise
             self._try_again(call, arguments, time.monotonic() + self._timeout, error)
@@ -567,7 +529,7 @@ class Connection(driver.Connection):
             try:
                 call(*arguments)
             except driver.OperationalError as error:
-                if not _is_busy(error, snapshot=True):
+                if not is_busy(error, snapshot=True):
                     raise
                 if self._is_stale(error, call, arguments):
                     raise StaleSnapshotError(
@@ -628,7 +590,7 @@ class Connection(driver.Connection):
                 else:
                     call(*arguments)
             except driver.OperationalError as error:
-                if not _is_busy(error):
+                if not is_busy(error):
                     raise
                 self._try_again(call, arguments, deadline, error)
             self._own()
@@ -651,7 +613,7 @@ class Connection(driver.Connection):
                 call(*arguments)
                 return
             except driver.OperationalError as again:
-                if not _is_busy(again):
+                if not is_busy(again):
                     self._note_failure()
                     raise
                 error = again
@@ -684,7 +646,7 @@ class Connection(driver.Connection):
             try:
                 driver.Cursor.executescript(cursor, script)
             except driver.OperationalError as error:
-                if _is_busy(error):
+                if is_busy(error):
                     raise self._timed_out(error) from error
                 raise
             finally:
@@ -811,22 +773,6 @@ class Connection(driver.Connection):
     def _refuse_write(self) -> None:
         raise ReadOnlyError("db.read() is for reading; use db.write() to change something.")
 
-    def _refuse_full(self, error: driver.Error) -> None:
-        """Raise an error that says what to do, in place of SQLite's, if the disk is full."""
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code not in (SQLITE_FULL, SQLITE_IOERR, SQLITE_CANTOPEN):
-            return
-        if isinstance(error, DiskFullError):
-            return  # said already: it came by way of commit()
-        if (path := filesystem.path_of(self._name)) is None:
-            return
-        free = filesystem.free(path)
-        if code == SQLITE_FULL or free < LITTLE_SPACE:
-            raise DiskFullError(
-                f"there is no room for {path} to grow ({error}): its disk has {free} bytes free. "
-                "Delete something or extend the volume; nothing that was committed is lost."
-            ) from error
-
     def _check_usable(self) -> None:
         if self._inherited:
             raise TransactionError(
@@ -857,7 +803,7 @@ class Connection(driver.Connection):
         try:
             mode = self.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         except driver.OperationalError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF == SQLITE_READONLY:
+            if is_read_only(error):
                 return
             raise
         if mode != "wal":
@@ -886,10 +832,3 @@ def _run_logged(function: Callable[[], object], after: str) -> None:
     except Exception:
         # The commit stands; an error here must not look like a failed commit.
         log.exception("work after the %s failed", after)
-
-
-def _is_busy(error: driver.OperationalError, *, snapshot: bool = False) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0)
-    if code == SQLITE_BUSY_SNAPSHOT:
-        return snapshot
-    return bool(code & 0xFF == SQLITE_BUSY)

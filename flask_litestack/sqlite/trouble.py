@@ -1,0 +1,61 @@
+"""What has to be done about an error of SQLite's."""
+
+from __future__ import annotations
+
+from ..errors import DiskFullError
+from . import driver, filesystem
+
+#: Free bytes below which a failure to open or to write is put down to the disk being full: a -shm
+#: file has 32 KiB from its beginning.
+LITTLE_SPACE = 64 * 1024
+
+SQLITE_BUSY = 5
+SQLITE_READONLY = 8
+SQLITE_IOERR = 10
+SQLITE_CORRUPT = 11
+SQLITE_FULL = 13
+SQLITE_CANTOPEN = 14
+SQLITE_NOTADB = 26
+SQLITE_BUSY_SNAPSHOT = 517
+
+
+def is_busy(error: driver.OperationalError, *, snapshot: bool = False) -> bool:
+    """Whether another connection has the lock, so that it is right to try again.
+
+    :param snapshot: whether a stale snapshot, where waiting is no use, counts too.
+    """
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == SQLITE_BUSY_SNAPSHOT:
+        return snapshot
+    return bool(code & 0xFF == SQLITE_BUSY)
+
+
+def is_damaged(error: driver.DatabaseError) -> bool:
+    """Whether the file is damaged, or not a SQLite database at all."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (SQLITE_CORRUPT, SQLITE_NOTADB)
+
+
+def is_read_only(error: driver.OperationalError) -> bool:
+    """Whether the file cannot be written."""
+    return bool(getattr(error, "sqlite_errorcode", 0) & 0xFF == SQLITE_READONLY)
+
+
+def refuse_full(error: driver.Error, name: str) -> None:
+    """Raise an error that says what to do, in place of SQLite's, if the disk is full.
+
+    :param name: of the file, as SQLite was given it.
+    :raises DiskFullError: in that case.
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code not in (SQLITE_FULL, SQLITE_IOERR, SQLITE_CANTOPEN):
+        return
+    if isinstance(error, DiskFullError):
+        return  # said already: it came by way of commit()
+    if (path := filesystem.path_of(name)) is None:
+        return
+    free = filesystem.free(path)
+    if code == SQLITE_FULL or free < LITTLE_SPACE:
+        raise DiskFullError(
+            f"there is no room for {path} to grow ({error}): its disk has {free} bytes free. "
+            "Delete something or extend the volume; nothing that was committed is lost."
+        ) from error
