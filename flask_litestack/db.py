@@ -21,9 +21,10 @@ from .errors import ConfigError, ReadOnlyError, TransactionError
 from .perapp import PerApp
 from .process import activity
 from .sqlite import driver, filesystem
-from .sqlite.connection import Connection, connect, is_after_commit
+from .sqlite.connection import Connection, connect
 from .sqlite.databases import Databases
 from .sqlite.tuning import raw, tune
+from .sqlite.work import is_after_commit
 
 FILE = "data.sqlite3"
 

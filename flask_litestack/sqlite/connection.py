@@ -13,15 +13,12 @@ cursors are all treated alike.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from weakref import WeakSet
 
 from ..errors import (
@@ -37,8 +34,7 @@ from .file import File, file_at, opening
 from .results import BufferedCursor
 from .statements import Kind, Statement, classify
 from .trouble import SQLITE_BUSY_SNAPSHOT, is_busy, is_damaged, is_read_only, refuse_full
-
-log = logging.getLogger(__name__)
+from .work import Work, WorkList
 
 #: Bounds in seconds of the random sleep between two tries to read a file that we cannot write to,
 #: where there is no queue.
@@ -52,8 +48,6 @@ WAL_LIMIT = 16 * 1024 * 1024
 
 #: Pages in the WAL at which a commit checkpoints by itself; normally the syncer comes first.
 AUTOCHECKPOINT = 4000
-
-_committed = threading.local()
 
 _execute = driver.Cursor.execute
 _executemany = driver.Cursor.executemany
@@ -91,11 +85,6 @@ def connect(
         busy_timeout=busy_timeout, synchronous=synchronous, watch=guard, describe=describe
     )
     return connection
-
-
-def is_after_commit() -> bool:
-    """Tell whether the calling code is work that runs after a commit."""
-    return bool(getattr(_committed, "depth", 0))
 
 
 class Cursor(BufferedCursor):
@@ -154,14 +143,6 @@ def _execute_whole(cursor: Cursor, sql: str, parameters: Any) -> None:
         cursor._rows = iter(_fetchall(cursor))
 
 
-class Work(NamedTuple):
-    """What is to be done around a commit."""
-
-    function: Callable[[], object]
-    before: Callable[[], object] | None
-    failed: Callable[[], object] | None
-
-
 class Connection(driver.Connection):
     """See the module's docstring. Made by :func:`connect`."""
 
@@ -189,8 +170,7 @@ class Connection(driver.Connection):
         self._inherited = False
         self._aborted = ""
         self._closed = False
-        # Work for after the commit: of the transaction first, then of each open savepoint.
-        self._after: list[tuple[str, list[Work]]] = [("", [])]
+        self._after = WorkList()
 
     # -- what a caller uses beyond the DB-API ------------------------------------------------
 
@@ -272,7 +252,7 @@ class Connection(driver.Connection):
     @property
     def awaits_commit(self) -> bool:
         """Whether something is to be done after the commit."""
-        return any(works for _, works in self._after)
+        return bool(self._after.works)
 
     def after_commit(
         self,
@@ -291,7 +271,7 @@ class Connection(driver.Connection):
         :param failed: called if the transaction is rolled back, when its COMMIT fails, say; not
             when only the savepoint is. An exception is logged.
         """
-        self._after[-1][1].append(Work(function, before, failed))
+        self._after.works.append(Work(function, before, failed))
 
     def tune(
         self,
@@ -390,7 +370,7 @@ class Connection(driver.Connection):
         SQLAlchemy takes a failed commit for the end and lends the connection out again, so that
         the next one would commit what failed, and meanwhile nobody else could write.
         """
-        if not self._writing and not self._after[0][1] and not self.in_transaction:
+        if not self._writing and not self._after.works and not self.in_transaction:
             if self._aborted:
                 self._refuse_aborted(ends=True)
             return
@@ -399,10 +379,9 @@ class Connection(driver.Connection):
             self._refuse_aborted(ends=True)
         try:
             self._close_cursors()
-            for _, works in self._after:
-                for work in works:
-                    if work.before is not None:
-                        work.before()
+            for work in self._after.works:
+                if work.before is not None:
+                    work.before()
         except BaseException:
             self.rollback()
             raise
@@ -682,40 +661,29 @@ class Connection(driver.Connection):
         """
         wrote, self._writing = self._writing, False
         self._snapshot = None
-        works = [work for _, works in self._after for work in works]
-        self._after = [("", [])]
         try:
             self._release()
             if committed and wrote:
                 self._note_commit()
         finally:
-            if committed and works:
-                _run_after_commit(deque(works))
-            elif not committed:
-                for failed in [work.failed for work in works if work.failed is not None]:
-                    _run_logged(failed, "rollback")
+            if self._after.works or self._after.savepoints:
+                if committed:
+                    self._after.committed()
+                else:
+                    self._after.rolled_back()
 
     def _track(self, statement: Statement) -> None:
-        """Keep the levels of after-commit work in step with the savepoints."""
-        kind, name = statement.kind, statement.name
+        """Keep the work for after the commit in step with the savepoints."""
+        kind = statement.kind
         if kind is Kind.SAVEPOINT:
-            self._after.append((name, []))
-            return
-        if kind is not Kind.RELEASE and kind is not Kind.ROLLBACK_TO:
-            return
-        level = len(self._after) - 1
-        while level > 0 and self._after[level][0] != name:
-            level -= 1
-        if level == 0:
-            return
-        if kind is Kind.ROLLBACK_TO:
-            del self._after[level + 1 :]
-            self._after[level] = (name, [])
-            return
-        for _, works in self._after[level:]:
-            self._after[level - 1][1].extend(works)
-        del self._after[level:]
-        if not self.in_transaction:  # the release of an outermost savepoint commits
+            self._after.open(statement.name)
+        elif kind is Kind.ROLLBACK_TO:
+            self._after.roll_back_to(statement.name)
+        elif (
+            kind is Kind.RELEASE
+            and self._after.release(statement.name)
+            and not self.in_transaction  # the release of an outermost savepoint commits
+        ):
             self._finish(committed=True)
 
     def _take_turn(self, deadline: float) -> None:
@@ -761,7 +729,7 @@ class Connection(driver.Connection):
             self._aborted = "an error before this one made SQLite roll the transaction back"
             self._writing = False
             self._release()
-            self._after = [("", [])]
+            self._after.drop()
 
     def _refuse_aborted(self, *, ends: bool = False) -> None:
         advice = "Begin again." if ends else "Call rollback(), then begin again."
@@ -808,27 +776,3 @@ class Connection(driver.Connection):
             raise
         if mode != "wal":
             raise LockError(f"{path} cannot be used in WAL mode on this file system.")
-
-
-def _run_after_commit(works: deque[Work]) -> None:
-    _committed.depth = getattr(_committed, "depth", 0) + 1
-    interrupted: BaseException | None = None
-    try:
-        while works:
-            try:
-                while works:
-                    _run_logged(works.popleft().function, "commit")
-            except BaseException as error:
-                interrupted = error  # Ctrl-C, say: not before the rest is done
-    finally:
-        _committed.depth -= 1
-    if interrupted is not None:
-        raise interrupted
-
-
-def _run_logged(function: Callable[[], object], after: str) -> None:
-    try:
-        function()
-    except Exception:
-        # The commit stands; an error here must not look like a failed commit.
-        log.exception("work after the %s failed", after)

@@ -22,7 +22,8 @@ from flask_litestack.errors import (
     TransactionError,
 )
 from flask_litestack.sqlite import driver
-from flask_litestack.sqlite.connection import Connection, is_after_commit
+from flask_litestack.sqlite.connection import Connection
+from flask_litestack.sqlite.work import is_after_commit
 from tests.disks import fill, small_disk
 from tests.interrupts import interrupt_often
 
