@@ -14,9 +14,8 @@ cursors are all treated alike.
 from __future__ import annotations
 
 import os
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakSet
@@ -28,17 +27,13 @@ from ..errors import (
     StoreError,
     TransactionError,
 )
-from ..process.writequeue import Hold
 from . import driver, filesystem, fork, guard
 from .file import File, file_at, opening
 from .results import BufferedCursor
 from .statements import Kind, Statement, classify
 from .trouble import SQLITE_BUSY_SNAPSHOT, is_busy, is_damaged, is_read_only, refuse_full
+from .turn import Turn
 from .work import Work, WorkList
-
-#: Bounds in seconds of the random sleep between two tries to read a file that we cannot write to,
-#: where there is no queue.
-RETRY = (0.0002, 0.001)
 
 #: SQLite's page cache of each connection, in KiB.
 CACHE_KIB = 8 * 1024
@@ -74,7 +69,7 @@ def connect(
     """
     connection = driver.module.connect(
         os.fspath(path),
-        timeout=0,  # waiting is done here, see RETRY
+        timeout=0,  # waiting is done here, see turn.py
         isolation_level=None,
         check_same_thread=False,
         cached_statements=256,
@@ -161,7 +156,6 @@ class Connection(driver.Connection):
         self._file: File | None = None
         self._timeout = 5.0
         self._synchronous = "NORMAL"
-        self._hold: Hold | None = None
         self._writing = False
         self._autocommit = False
         self._is_lent: Callable[[], bool] | None = None
@@ -171,6 +165,7 @@ class Connection(driver.Connection):
         self._aborted = ""
         self._closed = False
         self._after = WorkList()
+        self._turn = Turn(None)
 
     # -- what a caller uses beyond the DB-API ------------------------------------------------
 
@@ -330,6 +325,7 @@ class Connection(driver.Connection):
         self.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT}")
         if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
             self._file = file_at(path, describe)
+            self._turn = Turn(self._file.queue)
         if watch:
             guard.watch(path, self)
 
@@ -436,8 +432,8 @@ class Connection(driver.Connection):
 
     def __del__(self) -> None:
         # Lost without being closed: the turn in the queue must not be lost with it.
-        if getattr(self, "_hold", None) is not None and not self._inherited:
-            self._release()
+        if hasattr(self, "_turn") and not self._inherited:
+            self._turn.release()
 
     # -- how statements run -------------------------------------------------------------------
 
@@ -486,10 +482,10 @@ class Connection(driver.Connection):
     def _run_alone(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Run a statement that is a transaction of its own."""
         try:
-            self._take_turn_alone()
+            self._turn.take_alone(time.monotonic() + self._timeout)
             self._run(call, *arguments)
         finally:
-            self._release()
+            self._turn.release()
         self._note_commit()
 
     def _change_inside(
@@ -504,7 +500,7 @@ class Connection(driver.Connection):
     def _write_in_snapshot(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Make the first write of a transaction that the user began by a plain BEGIN."""
         try:
-            self._take_turn(time.monotonic() + self._timeout)
+            self._turn.take(time.monotonic() + self._timeout)
             try:
                 call(*arguments)
             except driver.OperationalError as error:
@@ -521,7 +517,7 @@ class Connection(driver.Connection):
             self._own()
         except BaseException:
             self._writing = False
-            self._release()
+            self._turn.release()
             self._note_failure()
             raise
 
@@ -562,7 +558,7 @@ class Connection(driver.Connection):
         deadline = time.monotonic() + self._timeout
         arguments = arguments or (driver.Connection.cursor(self), "BEGIN IMMEDIATE")
         try:
-            self._take_turn(deadline)
+            self._turn.take(deadline)
             try:
                 if self._file is not None and self._file.queue.owed():
                     self._try_again(call, arguments, deadline)
@@ -577,7 +573,7 @@ class Connection(driver.Connection):
             self._writing = False
             if self.in_transaction:  # interrupted right after the BEGIN
                 super().rollback()
-            self._release()
+            self._turn.release()
             raise
 
     def _try_again(
@@ -587,7 +583,7 @@ class Connection(driver.Connection):
         deadline: float,
         error: driver.OperationalError | None = None,
     ) -> None:
-        for _ in self._turns(deadline):
+        for _ in self._turn.tries(deadline):
             try:
                 call(*arguments)
                 return
@@ -599,20 +595,9 @@ class Connection(driver.Connection):
         raise self._timed_out(error) from error
 
     def _timed_out(self, error: driver.OperationalError | None) -> LockError:
-        if self._file is None:
-            return LockError(f"{error}; waited {self._timeout:.1f} s")
         if not self.in_transaction:
-            self._release()  # what begins by itself has a note there that it holds the lock
-        return self._file.queue.timeout(self._timeout)
-
-    def _turns(self, deadline: float) -> Iterator[None]:
-        """Yield whenever it is right to try again."""
-        if self._file is not None:
-            yield from self._file.queue.turns(deadline)
-            return
-        while time.monotonic() < deadline:
-            time.sleep(random.uniform(*RETRY))
-            yield
+            self._turn.release()  # what begins by itself has a note there that it holds the lock
+        return self._turn.timed_out(error, self._timeout)
 
     def _script(self, cursor: Cursor, script: str) -> None:
         self._check_usable()
@@ -620,7 +605,7 @@ class Connection(driver.Connection):
             self._refuse_write()
         self.commit()  # as the driver does
         try:
-            self._take_turn_alone()
+            self._turn.take_alone(time.monotonic() + self._timeout)
             self._set_busy_timeout(self._timeout)
             try:
                 driver.Cursor.executescript(cursor, script)
@@ -634,7 +619,7 @@ class Connection(driver.Connection):
             if self.in_transaction:
                 self._own()
             else:
-                self._release()
+                self._turn.release()
                 self._note_commit()
 
     def _set_busy_timeout(self, seconds: float) -> None:
@@ -662,7 +647,7 @@ class Connection(driver.Connection):
         wrote, self._writing = self._writing, False
         self._snapshot = None
         try:
-            self._release()
+            self._turn.release()
             if committed and wrote:
                 self._note_commit()
         finally:
@@ -686,31 +671,9 @@ class Connection(driver.Connection):
         ):
             self._finish(committed=True)
 
-    def _take_turn(self, deadline: float) -> None:
-        if self._file is not None:
-            if self._hold is not None:
-                self._release()  # an interrupt has kept us from it
-            self._hold = Hold()
-            self._file.queue.acquire(self._hold, deadline)
-
-    def _take_turn_alone(self) -> None:
-        """Take the turn for what takes the lock by itself, and perhaps has to wait for it."""
-        self._take_turn(time.monotonic() + self._timeout)
-        if self._file is not None and self._file.queue.holder() is None:
-            self._begun()
-
     def _own(self) -> None:
         self._writing = True
-        self._begun()
-
-    def _begun(self) -> None:
-        if self._file is not None and self._hold is not None:
-            self._file.queue.begun(self._hold)
-
-    def _release(self) -> None:
-        if self._hold is not None and self._file is not None:
-            self._file.queue.release(self._hold)
-            self._hold = None
+        self._turn.begun()
 
     def _note_commit(self) -> None:
         if self._file is None or self._synchronous == "OFF":
@@ -728,7 +691,7 @@ class Connection(driver.Connection):
         if self._writing and not self.in_transaction:
             self._aborted = "an error before this one made SQLite roll the transaction back"
             self._writing = False
-            self._release()
+            self._turn.release()
             self._after.drop()
 
     def _refuse_aborted(self, *, ends: bool = False) -> None:
