@@ -28,21 +28,13 @@ from ..errors import (
     TransactionError,
 )
 from . import driver, filesystem, fork, guard
-from .file import File, file_at, opening
+from .file import File, file_at
+from .pragmas import file_of, set_common, set_log
 from .results import BufferedCursor
 from .statements import Kind, Statement, classify
-from .trouble import SQLITE_BUSY_SNAPSHOT, is_busy, is_damaged, is_read_only, refuse_full
+from .trouble import SQLITE_BUSY_SNAPSHOT, is_busy, is_damaged, refuse_full
 from .turn import Turn
 from .work import Work, WorkList
-
-#: SQLite's page cache of each connection, in KiB.
-CACHE_KIB = 8 * 1024
-
-#: The WAL is truncated to this many bytes when it starts anew.
-WAL_LIMIT = 16 * 1024 * 1024
-
-#: Pages in the WAL at which a commit checkpoints by itself; normally the syncer comes first.
-AUTOCHECKPOINT = 4000
 
 _execute = driver.Cursor.execute
 _executemany = driver.Cursor.executemany
@@ -307,22 +299,13 @@ class Connection(driver.Connection):
         is_lent: Callable[[], bool] | None,
     ) -> None:
         self._timeout = busy_timeout
-        self.execute("PRAGMA foreign_keys = ON")
-        self.execute(f"PRAGMA cache_size = {-CACHE_KIB}")
-        path = self._path()
+        set_common(self)
+        path = file_of(self)
         if path is None:
             return
         self._is_lent = is_lent  # in memory, the rows would go with an altered connection
-        if self._journal_mode() != "wal":
-            with opening(path, self._timeout):
-                if self._journal_mode() != "wal":
-                    self._use_wal(path)
-        # FULL would sync under the write lock, one commit after the other. Synced after it is
-        # free, the commits of several processes reach the disk together.
+        set_log(self, path, timeout=busy_timeout, synchronous=synchronous)
         self._synchronous = synchronous
-        self.execute(f"PRAGMA synchronous = {'NORMAL' if synchronous == 'FULL' else synchronous}")
-        self.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
-        self.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT}")
         if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
             self._file = file_at(path, describe)
             self._turn = Turn(self._file.queue)
@@ -718,24 +701,3 @@ class Connection(driver.Connection):
             for cursor in list(self._cursors):
                 cursor.close()
             self._cursors.clear()
-
-    # -- opening ------------------------------------------------------------------------------
-
-    def _path(self) -> Path | None:
-        name = self.execute("PRAGMA database_list").fetchone()[2]
-        return Path(name) if name else None
-
-    def _journal_mode(self) -> str:
-        mode: str = self.execute("PRAGMA journal_mode").fetchone()[0]
-        return mode
-
-    def _use_wal(self, path: Path) -> None:
-        """Switch a new file to WAL; a file that cannot be written stays as it is."""
-        try:
-            mode = self.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        except driver.OperationalError as error:
-            if is_read_only(error):
-                return
-            raise
-        if mode != "wal":
-            raise LockError(f"{path} cannot be used in WAL mode on this file system.")

@@ -12,8 +12,9 @@ from pathlib import Path
 from ..errors import DataPathError, LockError
 from ..process.openfiles import processes_using
 from . import driver, filesystem
-from .connection import AUTOCHECKPOINT, CACHE_KIB, WAL_LIMIT, Connection
+from .connection import Connection
 from .databases import Databases
+from .pragmas import AUTOCHECKPOINT, CACHE_KIB, WAL_LIMIT
 
 
 class Severity(StrEnum):

@@ -15,9 +15,10 @@ import pytest
 from flask_litestack import sqlite
 from flask_litestack.process.openfiles import processes_using
 from flask_litestack.sqlite import filesystem, health
-from flask_litestack.sqlite.connection import WAL_LIMIT, Connection
+from flask_litestack.sqlite.connection import Connection
 from flask_litestack.sqlite.databases import Databases
 from flask_litestack.sqlite.health import Finding, Severity
+from flask_litestack.sqlite.pragmas import WAL_LIMIT
 from tests.servers import environment
 
 
