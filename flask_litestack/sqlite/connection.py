@@ -32,7 +32,7 @@ from .file import File, file_at
 from .pragmas import file_of, set_common, set_log
 from .results import BufferedCursor
 from .statements import Kind, Statement, classify
-from .trouble import SQLITE_BUSY_SNAPSHOT, is_busy, is_damaged, refuse_full
+from .trouble import is_busy, is_damaged, is_stale, refuse_full
 from .turn import Turn
 from .work import Work, WorkList
 
@@ -489,7 +489,7 @@ class Connection(driver.Connection):
             except driver.OperationalError as error:
                 if not is_busy(error, snapshot=True):
                     raise
-                if self._is_stale(error, call, arguments):
+                if is_stale(self, error, lambda: call(*arguments)):
                     raise StaleSnapshotError(
                         "another transaction committed since this one, begun by a plain BEGIN, "
                         "first read; it can only be rolled back. Take the lock first: "
@@ -503,29 +503,6 @@ class Connection(driver.Connection):
             self._turn.release()
             self._note_failure()
             raise
-
-    def _is_stale(
-        self, error: driver.OperationalError, call: Callable[..., Any], arguments: tuple[Any, ...]
-    ) -> bool:
-        if not driver.has_busy_handler:
-            return getattr(error, "sqlite_errorcode", 0) == SQLITE_BUSY_SNAPSHOT
-        # pysqlite3 tells only the primary code; but for a stale snapshot, where waiting is no
-        # use, SQLite does not ask the busy handler.
-        asked = []
-
-        def give_up(count: int) -> int:
-            asked.append(count)
-            return 0
-
-        set_busy_handler: Callable[[object], None] = getattr(self, "set_busy_handler")  # noqa: B009
-        set_busy_handler(give_up)
-        try:
-            call(*arguments)
-        except driver.OperationalError:
-            return not asked
-        finally:
-            set_busy_handler(None)
-        return False
 
     def _begin(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..errors import DiskFullError
 from . import driver, filesystem
 
@@ -28,6 +30,34 @@ def is_busy(error: driver.OperationalError, *, snapshot: bool = False) -> bool:
     if code == SQLITE_BUSY_SNAPSHOT:
         return snapshot
     return bool(code & 0xFF == SQLITE_BUSY)
+
+
+def is_stale(
+    connection: driver.Connection, error: driver.OperationalError, again: Callable[[], object]
+) -> bool:
+    """Whether a write was refused because its transaction has read an older state.
+
+    :param again: tries the write again; called where the driver does not tell.
+    """
+    if not driver.has_busy_handler:
+        return getattr(error, "sqlite_errorcode", 0) == SQLITE_BUSY_SNAPSHOT
+    # pysqlite3 tells only the primary code; but for a stale snapshot, where waiting is no
+    # use, SQLite does not ask the busy handler.
+    asked = []
+
+    def give_up(count: int) -> int:
+        asked.append(count)
+        return 0
+
+    set_busy_handler: Callable[[object], None] = getattr(connection, "set_busy_handler")  # noqa: B009
+    set_busy_handler(give_up)
+    try:
+        again()
+    except driver.OperationalError:
+        return not asked
+    finally:
+        set_busy_handler(None)
+    return False
 
 
 def is_damaged(error: driver.DatabaseError) -> bool:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,31 +22,8 @@ from flask_litestack.errors import (
 )
 from flask_litestack.sqlite import driver
 from flask_litestack.sqlite.connection import Connection
-from flask_litestack.sqlite.work import is_after_commit
 from tests.disks import fill, small_disk
 from tests.interrupts import interrupt_often
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data.sqlite3"
-
-
-@pytest.fixture
-def connection(path: Path) -> Iterator[Connection]:
-    with_rows = sqlite.connect(path)
-    with_rows.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER UNIQUE)")
-    with_rows.executemany("INSERT INTO item (n) VALUES (?)", [(n,) for n in range(100)])
-    with_rows.commit()
-    yield with_rows
-    with_rows.close()
-
-
-@pytest.fixture
-def other(path: Path, connection: Connection) -> Iterator[Connection]:
-    other = sqlite.connect(path, busy_timeout=0.2)
-    yield other
-    other.close()
 
 
 def count(connection: Connection) -> int:
@@ -452,111 +428,6 @@ def test_a_half_streamed_result_is_closed_with_its_snapshot(
         half_read.fetchone()
     connection.execute("DELETE FROM item")
     connection.commit()
-
-
-def test_work_after_the_commit_runs_after_it_and_in_order(
-    connection: Connection, other: Connection
-) -> None:
-    done: list[object] = []
-    connection.execute("DELETE FROM item")
-    connection.after_commit(lambda: done.append(count(other)))
-    connection.after_commit(lambda: done.append("second"))
-    assert done == []
-    connection.commit()
-    assert done == [0, "second"]
-    connection.commit()
-    assert done == [0, "second"]
-
-
-def test_work_after_the_commit_goes_with_the_rollback(connection: Connection) -> None:
-    done: list[str] = []
-    connection.execute("DELETE FROM item")
-    connection.after_commit(lambda: done.append("never"))
-    connection.rollback()
-    connection.execute("DELETE FROM item")
-    connection.commit()
-    assert done == []
-
-
-def test_work_after_the_commit_goes_with_its_savepoint(connection: Connection) -> None:
-    done: list[str] = []
-
-    def note(what: str) -> None:
-        connection.after_commit(lambda: done.append(what))
-
-    connection.execute("SAVEPOINT a")
-    note("in a")
-    connection.execute("SAVEPOINT b")
-    note("in b")
-    connection.execute("SAVEPOINT c")
-    note("in c")
-    connection.execute("RELEASE c")
-    connection.execute("ROLLBACK TO b")
-    note("in b again")
-    connection.execute("RELEASE b")
-    connection.execute("RELEASE a")
-    assert done == []
-    connection.commit()
-    assert done == ["in a", "in b again"]
-
-
-def test_a_failing_piece_of_work_after_the_commit_is_logged_and_stops_nothing(
-    connection: Connection, other: Connection, caplog: pytest.LogCaptureFixture
-) -> None:
-    done: list[str] = []
-    connection.execute("DELETE FROM item")
-    connection.after_commit(lambda: 1 / 0)
-    connection.after_commit(lambda: done.append("still"))
-    connection.commit()
-    assert done == ["still"]
-    assert "ZeroDivisionError" in caplog.text
-    assert count(other) == 0
-
-
-class BrokenHandler(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        raise OSError("the log server is down")
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
-def test_the_rest_of_the_work_is_done_before_an_interrupt_is_raised(
-    connection: Connection, error: type[BaseException]
-) -> None:
-    """An interrupt, or an error that cannot even be logged."""
-
-    def fail() -> None:
-        raise error
-
-    done: list[bool] = []
-    connection.execute("DELETE FROM item")
-    connection.after_commit(fail)
-    connection.after_commit(lambda: done.append(is_after_commit()))
-    handler = BrokenHandler()
-    logging.getLogger("flask_litestack").addHandler(handler)
-    try:
-        with pytest.raises((KeyboardInterrupt, OSError)):
-            connection.commit()
-    finally:
-        logging.getLogger("flask_litestack").removeHandler(handler)
-    assert done == [True]
-    assert not is_after_commit()
-    assert count(connection) == 0
-
-
-def test_a_piece_of_work_before_the_commit_that_fails_keeps_what_comes_after_it_from_running(
-    connection: Connection,
-) -> None:
-    """Also when nothing was written."""
-
-    def fail() -> None:
-        raise ValueError
-
-    done: list[str] = []
-    connection.after_commit(lambda: done.append("never"), before=fail)
-    with pytest.raises(ValueError):  # noqa: PT011
-        connection.commit()
-    connection.commit()
-    assert done == []
 
 
 def test_a_transaction_that_sqlite_rolled_back_does_not_go_on_as_another(
