@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.session import SessionTransactionOrigin
 from sqlalchemy.pool import QueuePool
 
+from . import untuned
 from .config import Settings
 from .errors import ConfigError, ReadOnlyError, TransactionError
 from .perapp import PerApp
@@ -24,7 +25,7 @@ from .sqlite import driver, filesystem
 from .sqlite.connection import Connection, connect
 from .sqlite.databases import Databases
 from .sqlite.tuning import raw, tune
-from .sqlite.work import is_after_commit
+from .sqlite.work import Work, is_after_commit
 
 FILE = "data.sqlite3"
 
@@ -220,12 +221,14 @@ class Database:
         :param failed: called if the transaction is rolled back, when its COMMIT fails, say; not
             when only the savepoint is.
         """
-        if self.joins():
-            self._raw(self.session).after_commit(function, before=before, failed=failed)
-        else:
+        if not self.joins():
             if before is not None:
                 before()
             function()
+        elif self.engine.dialect.name == "sqlite":
+            self._raw(self.session).after_commit(function, before=before, failed=failed)
+        else:
+            untuned.after_commit(self.session, Work(function, before, failed))
 
     def joins(self) -> bool:
         """Tell whether something done now belongs to a transaction that the session has open.
@@ -250,7 +253,7 @@ class Database:
         if session.is_active or session.in_nested_transaction():
             return False
         try:
-            self._raw(session)
+            session.connection(bind_arguments={"bind": self.engine})
         except PendingRollbackError:
             return False  # after a flush that failed; whoever goes on with it must be told
         except InvalidRequestError:
@@ -284,8 +287,10 @@ class Database:
     def has_uncommitted(self) -> bool:
         """Tell whether the session has something to commit, or an explicit transaction open.
 
-        Whether it has written to a database that is not tuned cannot be told. Such a transaction
-        counts in a unit, whose owner then commits it, and else does not.
+        On an adopted database that is not SQLite a write is told by the text of its statement:
+        an INSERT, say, but not a SELECT of a function that writes. What was written to an engine
+        that is neither tuned nor adopted cannot be told. In a unit, whose owner then commits it,
+        any transaction on either counts.
         """
         if self._adopted is None and self._key not in _state():
             return False  # the session has not been used
@@ -297,11 +302,11 @@ class Database:
         for used in _used(session):
             connection = used.connection.dbapi_connection
             if not isinstance(connection, Connection):
-                if self._in_unit():
+                if self._in_unit() or untuned.has_changes(used):
                     return True
             elif connection.writing or connection.awaits_commit:
                 return True
-        return False
+        return self._adopted is not None and untuned.awaits_commit(session)
 
     def session_connection(self) -> Connection:
         """Return the DB-API connection that the session uses, and begins its transaction on."""
@@ -320,7 +325,7 @@ class Database:
         if self._adopted is not None:
             engine = _default_engine(self._adopted)
             if engine.dialect.name != "sqlite":
-                return engine  # sessions without our transactions, cache and cable do without
+                return engine  # its sessions have no write() or read(); see the module untuned
         else:
             url = URL.create("sqlite+pysqlite", database=str(settings.data_path / FILE))
             engine = create_engine(

@@ -12,7 +12,7 @@ from flask import Flask, Response
 from sqlalchemy import Engine, MetaData, event
 from sqlalchemy.engine.interfaces import Dialect
 
-from . import backups, config, up
+from . import backups, config, untuned, up
 from .cable import Cable
 from .cache.cache import Cache
 from .config import Settings
@@ -158,6 +158,8 @@ class Litestack:
             if engine.dialect.name == "sqlite":
                 _prepare_at_first_connect(engine, settings.data_path)
                 tune_with(engine, settings)
+            else:
+                untuned.watch(engine)
 
     def _close_session(self, error: BaseException | None = None) -> None:
         self.db.close_session()

@@ -104,8 +104,7 @@ def raw(connection: Any) -> Connection:
     if not isinstance(found, Connection):
         if connection.dialect.name != "sqlite":
             raise ConfigError(
-                f"{connection.engine.url} is not SQLite, which jobs, db.write(), db.read() and "
-                "db.after_commit() need."
+                f"{connection.engine.url} is not SQLite, which jobs, db.write() and db.read() need."
             )
         raise ConfigError(
             f"{connection.engine.url} is not tuned; call flask_litestack.tune(engine)."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 log = logging.getLogger(__name__)
@@ -62,30 +62,17 @@ class WorkList:
 
     def committed(self) -> None:
         """Do all work that was to be done after the commit; log what fails."""
-        works = deque(self.works)
+        works = self.works
         self.works = []
         self.savepoints = []
-        _committed.depth = getattr(_committed, "depth", 0) + 1
-        interrupted: BaseException | None = None
-        try:
-            while works:
-                try:
-                    while works:
-                        _run_logged(works.popleft().function, "commit")
-                except BaseException as error:
-                    interrupted = error  # Ctrl-C, say: not before the rest is done
-        finally:
-            _committed.depth -= 1
-        if interrupted is not None:
-            raise interrupted
+        run_after_commit(deque(work.function for work in works))
 
     def rolled_back(self) -> None:
         """Do what was to be done if there was no commit; log what fails."""
         works = self.works
         self.works = []
         self.savepoints = []
-        for failed in [work.failed for work in works if work.failed is not None]:
-            _run_logged(failed, "rollback")
+        run_after_rollback(works)
 
     def _find(self, name: str) -> int | None:
         """Return the index of the innermost savepoint of that name."""
@@ -93,6 +80,29 @@ class WorkList:
             if self.savepoints[level][0] == name:
                 return level
         return None
+
+
+def run_after_commit(functions: deque[Callable[[], object]]) -> None:
+    """Call functions that waited for a commit; log their errors, raise an interrupt at the end."""
+    _committed.depth = getattr(_committed, "depth", 0) + 1
+    interrupted: BaseException | None = None
+    try:
+        while functions:
+            try:
+                while functions:
+                    _run_logged(functions.popleft(), "commit")
+            except BaseException as error:
+                interrupted = error  # Ctrl-C, say: not before the rest is done
+    finally:
+        _committed.depth -= 1
+    if interrupted is not None:
+        raise interrupted
+
+
+def run_after_rollback(works: Iterable[Work]) -> None:
+    """Call what works have for the case that there is no commit; log errors."""
+    for failed in [work.failed for work in works if work.failed is not None]:
+        _run_logged(failed, "rollback")
 
 
 def _run_logged(function: Callable[[], object], after: str) -> None:
