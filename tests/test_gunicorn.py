@@ -6,11 +6,13 @@ import http.client
 import importlib.metadata
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -66,6 +68,13 @@ def create_app():
     @app.get("/thread")
     def thread():
         return threading.current_thread().name
+
+    @app.get("/broken")
+    def broken():
+        def chunks():
+            yield "half of it"
+            raise ValueError("on purpose")
+        return chunks()
 
     @app.get("/workers")
     def workers():
@@ -204,25 +213,59 @@ def test_requests_of_a_connection_that_come_at_once_are_served_by_one_thread(sho
     assert changes < 100  # one for each request, if it were anybody's turn
 
 
-def test_nobody_waits_for_a_thread_that_waits_for_requests(shop: Path) -> None:
+def ask_without_pause(port: int, done: threading.Event) -> None:
+    """Always have some requests on their way: the server never has to wait for the next one."""
+    request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(request * 500)
+        while not done.is_set() and (answers := connection.recv(2**16)):
+            connection.sendall(request * answers.count(b"HTTP/1.1 200"))
+
+
+@contextmanager
+def busy_clients(server: Server, count: int) -> Iterator[None]:
+    """So many clients who each ask again and again, without a pause, on one connection."""
     done = threading.Event()
-
-    def ask_without_pause() -> None:
-        with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection:
-            while not done.is_set():
-                ask(connection, "/")
-
-    with running(GUNICORN, shop) as server, ThreadPoolExecutor() as pool:
-        busy = [pool.submit(ask_without_pause) for _ in range(4)]  # as many as there are threads
+    with ThreadPoolExecutor(count) as pool:
+        for _ in range(count):
+            pool.submit(ask_without_pause, server.port, done)
         try:
+            yield
+        finally:
+            done.set()
+
+
+@pytest.mark.parametrize("broken", [0, 5])
+def test_nobody_waits_for_a_thread_that_waits_for_requests(shop: Path, broken: int) -> None:
+    with running(GUNICORN, shop) as server:
+        for _ in range(broken):  # gunicorn counts down twice for a response that breaks off
+            with pytest.raises(http.client.IncompleteRead):
+                server.get("/broken")
+        with busy_clients(server, 4):  # as many as there are threads
             for _ in range(20):
                 began = time.monotonic()
                 assert server.get() == "version 1"
                 assert time.monotonic() - began < 1
-        finally:
-            done.set()
-        for asking in busy:
-            asking.result()
+
+
+def test_a_worker_without_its_master_ends_although_it_is_asked_without_pause(shop: Path) -> None:
+    with running([*GUNICORN, "--graceful-timeout", "1"], shop) as server:
+        wait_for_roles(server, web=1)
+        workers = both_workers(server)
+        with busy_clients(server, 2):
+            time.sleep(0.3)
+            server.process.kill()
+            server.process.wait(PATIENCE)
+            wait_until(lambda: not any(is_running(pid) for pid in workers))
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process lives that is not ours to wait for; a zombie does not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_hup_changes_the_workers_and_no_request_fails(shop: Path) -> None:

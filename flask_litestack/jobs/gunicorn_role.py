@@ -160,12 +160,19 @@ class RoleWorker(ThreadWorker):  # type: ignore[misc]
 
     def _is_asked_at_once(self, conn: Any) -> bool:
         """Wait for another request for a moment, unless another connection waits for a thread."""
-        busy = self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns)
-        if busy > self.cfg.threads or not self.alive:
+        # Not by gunicorn's nr_conns: it counts down twice for a response that breaks off.
+        if not self.alive or not self.tpool._work_queue.empty():
             return False
         poll = select.poll()
         poll.register(conn.sock, select.POLLIN)
         return bool(poll.poll(PAUSE))
+
+    def is_parent_alive(self) -> bool:
+        """Tell whether gunicorn's master lives. Without it the worker ends as after SIGTERM."""
+        if super().is_parent_alive():
+            return True
+        self.alive = False
+        return False
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: finish what runs within the grace time. gunicorn may send it again and again."""
