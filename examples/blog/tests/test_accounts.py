@@ -87,6 +87,13 @@ def test_log_in_never_leads_to_another_site(ann: Visitor, reader: Visitor, elsew
     assert reader.log_in("Ann", url=f"/login?next={elsewhere}").location == "/"
 
 
+def test_who_was_removed_is_not_whoever_registers_next(app: Flask, ann: Visitor) -> None:
+    with app.app_context(), litestack.db.write() as session:
+        session.delete(session.get(User, 1))
+    registered(app, "Bob")
+    assert "Log out" not in ann.see("/")
+
+
 def test_nobody_logs_in_without_a_password(app: Flask, reader: Visitor) -> None:
     with app.app_context(), litestack.db.write() as session:
         session.add(User(name="Ghost", email="ghost@example.com", password_hash=User.NO_PASSWORD))

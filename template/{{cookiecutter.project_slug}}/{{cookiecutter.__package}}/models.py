@@ -85,6 +85,9 @@ class User(UserMixin, Model):
     created_at: Mapped[datetime] = mapped_column(default=now)
     last_login_at: Mapped[datetime | None]
 
+    # Otherwise the next user could get the id of a removed one, whose cookie would then be theirs.
+    __table_args__ = {"sqlite_autoincrement": True}
+
 
 class Post(Written, Model):
     __tablename__ = "post"

@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_user"),
         sa.UniqueConstraint("name", name="uq_user_name"),
         sa.UniqueConstraint("email", name="uq_user_email"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "post",
