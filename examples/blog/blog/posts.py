@@ -10,7 +10,7 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 from flask_login import current_user, login_required
 from markupsafe import Markup
-from sqlalchemy import bindparam, select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session, undefer
 from wtforms import DateTimeLocalField, StringField, TextAreaField
 from wtforms.validators import DataRequired, Length, Optional
@@ -28,6 +28,11 @@ COMMENTS_PER_PAGE = 50
 
 #: Built once: to build a query for each page takes longer than to run it.
 POST_BY_SLUG = select(Post).where(Post.slug == bindparam("slug"))
+
+#: With its text, and anew although it may have been read already.
+WHOLE_POST_BY_SLUG = POST_BY_SLUG.options(undefer(Post.body_html)).execution_options(
+    populate_existing=True
+)
 
 
 def in_utc(time: datetime | None) -> datetime | None:
@@ -166,8 +171,8 @@ def delete_comment(comment_id: int) -> ResponseReturnValue:
     return redirect(url_for(".show", slug=slug, _anchor="comments"))
 
 
-def find(slug: str) -> Post:
-    post = litestack.db.session.scalar(POST_BY_SLUG, {"slug": slug})
+def find(slug: str, query: Select[tuple[Post]] = POST_BY_SLUG) -> Post:
+    post = litestack.db.session.scalar(query, {"slug": slug})
     if post is None or not post.is_visible_to(current_user):
         abort(404)
     return post
@@ -196,9 +201,17 @@ def show_with(post: Post, form: CommentForm | None) -> ResponseReturnValue:
 def article_of(post: Post) -> Markup:
     """Return title and text, from the cache; for their author, who sees more, made anew."""
     if post.belongs_to(current_user):
-        return Markup(render_template("posts/article.html", post=post))
-    key = fragments.article(post.id)
-    return Markup(fragments.cached(key, lambda: render_template("posts/article.html", post=post)))
+        return Markup(render_article(post))
+    return Markup(fragments.cached(fragments.article(post.id), lambda: newest_article(post.slug)))
+
+
+def newest_article(slug: str) -> str:
+    """Render a post as it is now: the cache knows of changes since it asked for this."""
+    return render_article(find(slug, WHOLE_POST_BY_SLUG))
+
+
+def render_article(post: Post) -> str:
+    return render_template("posts/article.html", post=post)
 
 
 def comments_of(post: Post) -> Markup:

@@ -101,6 +101,36 @@ def test_a_form_with_an_error_leaves_the_links_of_the_cached_comments_alone(
     assert f'rel="next" href="{url}?before=' in reader.see(url)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "status"), [("title", "Coffee", 200), ("is_public", False, 404)]
+)
+def test_a_change_while_a_page_is_made_is_not_hidden_by_the_cache(
+    app: Flask, ann: Visitor, reader: Visitor, name: str, value: object, status: int
+) -> None:
+    """It comes after the look for the post, and before that for its text in the cache."""
+    url = ann.publish("Tea")
+    changes = [(name, value)]
+
+    def change() -> None:
+        with app.app_context():
+            setattr(litestack.db.session.get(Post, 1), *changes.pop())
+            litestack.db.session.commit()
+
+    def found(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        if changes and "WHERE post.slug" in statement:
+            other = threading.Thread(target=change)
+            other.start()
+            other.join()
+
+    with app.app_context():
+        event.listen(litestack.db.engine, "after_cursor_execute", found)
+    for _ in range(2):
+        page = reader.get(url)
+        assert page.status_code == status
+        assert "Tea</h1>" not in page.text
+    assert changes == []
+
+
 def test_a_removed_user_is_gone_from_the_front_page(
     app: Flask, ann: Visitor, reader: Visitor
 ) -> None:
