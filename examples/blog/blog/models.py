@@ -86,6 +86,7 @@ class User(UserMixin, Model):
     last_login_at: Mapped[datetime | None]
 
     # Otherwise the next user could get the id of a removed one, whose cookie would then be theirs.
+    # A migration with op.batch_alter_table() loses this unless it gets it, too, as table_kwargs.
     __table_args__ = {"sqlite_autoincrement": True}
 
 
