@@ -77,16 +77,30 @@ _TAKE = (
     "finished_at = NULL WHERE id "
 )
 
-#: One that is ready, and no suspect; of certain queues, as the last parameter, or of any.
+#: One that is the next of its queue and no suspect, while no other queue has a job that may be
+#: more urgent: of all queues, or of certain ones, the last parameter.
+_NO_OTHER_QUEUE = {
+    True: (
+        "AND queue = (SELECT MIN(queue) FROM litestack_jobs WHERE state = 'queued') "
+        "AND queue = (SELECT MAX(queue) FROM litestack_jobs WHERE state = 'queued') "
+    ),
+    False: (
+        "AND queue IN (SELECT value FROM json_each(?4)) AND NOT EXISTS ("
+        "SELECT 1 FROM json_each(?4) AS name CROSS JOIN litestack_jobs AS other "
+        "WHERE name.value <> litestack_jobs.queue "
+        "AND other.queue = name.value AND other.state = 'queued') "
+    ),
+}
 _TAKE_ONE = {
     of_any: (
         f"{_TAKE} = ? AND state = 'queued' AND crashes = 0 "
-        f"AND {_UNPAUSED} litestack_jobs.queue) "
-        f"{'' if of_any else 'AND queue IN (SELECT value FROM json_each(?)) '}"
+        f"AND {_UNPAUSED} litestack_jobs.queue) {no_other}"
+        "AND id = (SELECT id FROM litestack_jobs AS other WHERE other.state = 'queued' "
+        "AND other.queue = litestack_jobs.queue ORDER BY priority DESC, id LIMIT 1) "
         "RETURNING id, priority, queue, task, arguments, claim, run_at, retries, failures, "
         "crashes, postponed"
     )
-    for of_any in (True, False)
+    for of_any, no_other in _NO_OTHER_QUEUE.items()
 }
 
 #: One job, as long as the claim is in force.
@@ -218,7 +232,8 @@ class Claims:
     def take_one(self, job_id: int, queues: Sequence[str], *, now: float) -> Claim | None:
         """Claim a certain job, in a transaction of its own; None if it is not to be had.
 
-        Not one that was running when a worker died, either: :meth:`take` sees to those.
+        Nor if another one may come first, or if it was running when a worker died: :meth:`take`
+        sees to those.
         """
         of_any = ANY_QUEUE in queues
         named = () if of_any else (json.dumps(queues),)

@@ -86,17 +86,27 @@ def test_a_paused_queue_is_left_alone(store: Store, claims: Claims) -> None:
 
 
 def test_a_certain_job_is_claimed_if_it_is_ready(store: Store, claims: Claims) -> None:
-    first, wanted, later = put(store), put(store), put(store, state="scheduled", run_at=9.0)
+    wanted, next_one, later = put(store), put(store), put(store, state="scheduled", run_at=9.0)
     claim = claims.take_one(wanted, ("*",), now=2)
     assert claim == Claim(wanted, 0, "default", "t", "[[]]", 1, 1.0, None, 0, 0, 0)
     assert get(store, wanted).state == "running"
     assert claims.take_one(wanted, ("*",), now=2) is None
     assert claims.take_one(later, ("*",), now=2) is None
-    assert claims.take_one(first, ("mail", "news"), now=2) is None
+    assert claims.take_one(next_one, ("mail", "news"), now=2) is None
     store.pause("default", 2.0)
-    assert claims.take_one(first, ("*",), now=2) is None
+    assert claims.take_one(next_one, ("*",), now=2) is None
     store.resume("default")
-    assert claims.take_one(first, ("mail", "default"), now=2) is not None
+    assert claims.take_one(next_one, ("mail", "default"), now=2) is not None
+
+
+def test_a_certain_job_is_not_claimed_before_its_turn(store: Store, claims: Claims) -> None:
+    low, high, other = put(store), put(store, priority=5), put(store, "mail")
+    assert claims.take_one(low, ("default",), now=2) is None
+    assert claims.take_one(high, ("*",), now=2) is None
+    assert claims.take_one(high, ("mail", "default"), now=2) is None
+    assert claims.take_one(high, ("default", "news"), now=2) is not None
+    assert claims.take_one(low, ("default",), now=2) is not None
+    assert claims.take_one(other, ("*",), now=2) is not None
 
 
 def test_a_suspect_of_a_crash_is_not_claimed_out_of_turn(store: Store, claims: Claims) -> None:

@@ -180,7 +180,7 @@ class Queue(RuleBasedStateMachine):
         job = self._any(data)
         wanted = job.id if job else 4711
         claim = self.claims[worker].take_one(wanted, queues, now=self.now)
-        if job is None or job.id not in self._expected(queues, len(self.jobs), suspects=False):
+        if job is None or not self._is_next(job, queues):
             assert claim is None
             return multiple()
         assert claim is not None
@@ -377,6 +377,21 @@ class Queue(RuleBasedStateMachine):
             if exclusive and job.key == key and job.exclusive and job.state == "running"
         )
         return self._waiting(key) or next(running, None)
+
+    def _is_next(self, job: Model, queues: tuple[str, ...]) -> bool:
+        """Whether a job is the first of the only queue of these that has any."""
+        queued = [
+            other
+            for other in self.jobs.values()
+            if other.state == "queued" and ("*" in queues or other.queue in queues)
+        ]
+        first = min(queued, key=lambda other: (-other.priority, other.id), default=None)
+        return (
+            job is first
+            and not job.crashes
+            and job.queue not in self.paused
+            and len({other.queue for other in queued}) == 1
+        )
 
     def _expected(self, queues: tuple[str, ...], limit: int, suspects: bool) -> list[int]:
         found: list[int] = []
