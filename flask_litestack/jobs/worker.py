@@ -584,7 +584,8 @@ class Worker:
         if self._supervised:
             self._deadline = min(self._deadline, _now() + self._settings.jobs_grace)
             return
-        free = [i for i, other in enumerate(self._active) if other is None and i >= self._threads]
+        spare = range(self._threads, len(self._active))
+        free = [i for i in spare if not self._running_threads[i].is_alive()]
         if not free and len(self._active) < self._threads + SPARE:
             free = [len(self._active)]
             self._active.append(None)

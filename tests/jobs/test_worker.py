@@ -15,6 +15,7 @@ from flask import Flask
 
 from flask_litestack import Litestack
 from flask_litestack.jobs import Job, current_job
+from flask_litestack.jobs import worker as worker_module
 from flask_litestack.jobs.batch import LARGEST, BatchSize
 from flask_litestack.jobs.claims import Failure, Outcome
 from flask_litestack.jobs.worker import Worker
@@ -293,6 +294,34 @@ def test_a_coroutine_that_waits_is_cancelled_at_its_timeout(
     assert "JobTimeout" in ends[1]
     assert "CancelledError" in ends[2]
     assert cleaned == ["up"]
+
+
+@pytest.mark.usefixtures("context")
+def test_two_jobs_that_do_not_stop_at_the_same_time_cost_no_thread(
+    app: Flask, litestack: Litestack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "INSIST", 0.1)
+    monkeypatch.setattr(worker_module, "GIVE_UP", 0.2)
+    release = threading.Event()
+    together = threading.Barrier(2)
+
+    @litestack.task(timeout=0.1, retries=0)
+    def stuck(n: int) -> None:
+        release.wait(30)
+
+    @litestack.task
+    def meet(n: int) -> None:
+        together.wait(10)
+
+    with working(app, litestack, threads=2):
+        try:
+            litestack.jobs.enqueue_many(stuck.call(n) for n in range(2))
+            until(lambda: litestack.jobs.counts()["failed"] == 2)
+            time.sleep(0.1)
+            litestack.jobs.enqueue_many(meet.call(n) for n in range(6))
+            until(lambda: litestack.jobs.counts()["succeeded"] == 6)
+        finally:
+            release.set()
 
 
 def test_batches_grow_with_short_jobs_and_shrink_with_long_ones() -> None:
