@@ -343,6 +343,8 @@ class Worker:
             self._take_hinted(hinted, clock)
         if self._must_look:
             self._look()
+        if self._hungry and not room:
+            self._leave_to_others()
         takes = room > 0 and self._hungry
         promotes = not self._stopping and self._next_due <= clock
         cron = not self._stopping and self._timetable.next() <= clock
@@ -356,6 +358,8 @@ class Worker:
         self._hungry = self._claims.has_queued(self._queues)
         self._heed_hint(self._hungry)
         self._must_look = False
+        if not self._hungry:
+            self._show_hunger()
 
     def _take_hinted(self, job_id: int, clock: float) -> None:
         """Claim the job that this process was woken for: in half the time of a search."""
@@ -368,6 +372,13 @@ class Worker:
         else:
             self._has_hint = False
             self._hand_out([claim])
+
+    def _leave_to_others(self) -> None:
+        """Be woken no more while no thread is free, and wake the others for what we were."""
+        self._show_hunger()
+        if self._has_hint:
+            wake(self._run_path, JOBS, besides=self._mailbox, note=PASSED_ON)
+        self._has_hint = False
 
     def _heed_hint(self, found: bool) -> None:
         """Wake the others if we were woken in vain: the job may be of a queue of theirs."""
@@ -415,7 +426,7 @@ class Worker:
         if added > len(new):
             self._hungry = True
             wake(self._run_path, JOBS)
-        elif new and self._hungry:
+        elif self._hungry and (new or back):
             wake(self._run_path, JOBS, limit=1)  # there is more than this process has taken
         self._next_due = self._due_in_table()
 
@@ -522,6 +533,7 @@ class Worker:
                     )
                 continue
             self._failed += outcome.state == "failed"
+            self._must_look |= outcome.state == "queued"  # for another attempt at once
             level = logging.ERROR if outcome.state == "failed" else logging.WARNING
             log.log(
                 level,
@@ -735,8 +747,8 @@ class Worker:
         if mailbox in ready:
             notes = self._mailbox.drain()
             self._has_hint = any(note != PASSED_ON for note in notes)
-            if len(notes) == 1 and not self._hungry:
-                self._hinted = read_hint(notes[0])
+            is_only_one = len(notes) == 1 and not self._hungry
+            self._hinted = read_hint(notes[0]) if is_only_one else 0
             self._hungry = True
         if control in ready:
             self._control.drain()
@@ -752,13 +764,14 @@ class Worker:
         if self._unwanted:
             moments.append(self._retry_at)
         if self._inbox:
-            moments += (self._started_waiting + PATIENCE, self._inbox.next_call())
+            soon = min(self._started_waiting + PATIENCE, self._inbox.next_call())
+            moments.append(max(soon, self._retry_at))
         if self._stopping:
             moments.append(self._deadline)
         else:
             until = min(self._next_due, self._timetable.next()) - self._jobs.now()
             moments.append(max(_now() + until, self._retry_at))
-            if self._hungry and self._room():
+            if self._must_look or (self._hungry and self._room()):
                 moments.append(self._retry_at)
         moments += [active.deadline for active in self._active if active is not None]
         return min(moments)

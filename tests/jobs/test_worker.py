@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from flask import Flask
 
 from flask_litestack import Litestack
-from flask_litestack.jobs import Job, current_job
+from flask_litestack.jobs import Job, Retry, current_job
 from flask_litestack.jobs import worker as worker_module
 from flask_litestack.jobs.batch import LARGEST, BatchSize
 from flask_litestack.jobs.claims import Failure, Outcome
@@ -294,6 +294,106 @@ def test_a_coroutine_that_waits_is_cancelled_at_its_timeout(
     assert "JobTimeout" in ends[1]
     assert "CancelledError" in ends[2]
     assert cleaned == ["up"]
+
+
+@pytest.mark.usefixtures("context")
+def test_what_is_put_back_is_run_by_another_worker_at_once(
+    app: Flask, litestack: Litestack
+) -> None:
+    """It has been told of these jobs before, and has found them taken."""
+    release = threading.Event()
+
+    @litestack.task
+    def quick(n: int) -> None:
+        pass
+
+    @litestack.task
+    def slow() -> None:
+        release.wait(20)
+
+    with working(app, litestack, threads=1), working(app, litestack, threads=1):
+        for n in range(200):
+            quick.enqueue(n)
+        until(lambda: litestack.jobs.counts()["succeeded"] == 200)
+        began = time.monotonic()
+        try:
+            for turn in range(1, 5):
+                release.clear()
+                litestack.jobs.enqueue_many([slow.call(), *(quick.call(n) for n in range(20))])
+                until(lambda done=200 + 21 * turn: litestack.jobs.counts()["succeeded"] >= done - 1)
+                release.set()
+                until(lambda done=200 + 21 * turn: litestack.jobs.counts()["succeeded"] == done)
+        finally:
+            release.set()
+        assert time.monotonic() - began < 3  # rather than the 5 s to the next sweep
+
+
+@pytest.mark.usefixtures("context")
+def test_workers_without_a_free_thread_leave_a_job_to_one_that_has(
+    app: Flask, litestack: Litestack
+) -> None:
+    release = threading.Event()
+
+    @litestack.task
+    def quick(n: int) -> None:
+        pass
+
+    @litestack.task
+    def slow() -> None:
+        release.wait(60)
+
+    with ExitStack() as workers:
+        for _ in range(4):
+            workers.enter_context(working(app, litestack, threads=1))
+        try:
+            for count in (1, 2, 3):
+                slow.enqueue()
+                until(lambda n=count: sum(len(w.running) for w in litestack.jobs.workers()) == n)
+                time.sleep(0.05)
+            began = time.monotonic()
+            for n in range(12):
+                job = quick.enqueue(n)
+                until(lambda job=job: state(litestack, job) == "succeeded")
+                time.sleep(0.05)
+            assert time.monotonic() - began < 3  # rather than the 5 s to the next sweep
+        finally:
+            release.set()
+
+
+@pytest.mark.usefixtures("context")
+def test_another_attempt_at_once_is(app: Flask, litestack: Litestack) -> None:
+    moments: list[float] = []
+
+    @litestack.task
+    def act() -> None:
+        moments.append(time.monotonic())
+        if len(moments) == 1:
+            raise Retry(delay=0)
+
+    with working(app, litestack):
+        time.sleep(0.1)
+        job = act.enqueue()
+        until(lambda: state(litestack, job) == "succeeded")
+    assert moments[1] - moments[0] < 2
+
+
+@pytest.mark.usefixtures("context")
+def test_suspects_of_a_crash_are_run_one_after_the_other_without_a_pause(
+    app: Flask, litestack: Litestack
+) -> None:
+    @litestack.task
+    def act(n: int) -> None:
+        pass
+
+    for n in range(4):
+        act.enqueue(n)
+    with litestack.jobs.connect() as connection:
+        connection.execute("UPDATE litestack_jobs SET crashes = 1")
+    connection.close()
+    began = time.monotonic()
+    with working(app, litestack):
+        until(lambda: litestack.jobs.counts()["succeeded"] == 4)
+    assert time.monotonic() - began < 3
 
 
 @pytest.mark.usefixtures("context")
