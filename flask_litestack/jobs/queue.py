@@ -561,8 +561,8 @@ def hint(job_id: int) -> bytes:
 
 
 def read_hint(note: bytes) -> int:
-    """Return which job a worker is woken for; 0: any."""
-    return int(note[1:] or 0) if note[:1] == b"\0" else 0
+    """Return which job a worker is woken for; 0: any, or a note of another release."""
+    return int(note[1:]) if note[:1] == b"\0" and note[1:].isdigit() else 0
 
 
 _states: WeakSet[_State] = WeakSet()

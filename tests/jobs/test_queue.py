@@ -17,6 +17,7 @@ from sqlalchemy import select
 from flask_litestack import ConfigError, JobStateError, Litestack
 from flask_litestack.errors import ArgumentsError
 from flask_litestack.jobs import Job, Task
+from flask_litestack.jobs.queue import hint, read_hint
 from flask_litestack.process.wakeup import Mailbox
 
 from ..conftest import Post
@@ -507,3 +508,9 @@ def test_nothing_is_created_before_the_first_use(tmp_path: Path) -> None:
     with app.app_context():
         assert not litestack.jobs.is_used()
     assert not (tmp_path / "data" / "data.sqlite3").exists()
+
+
+def test_a_hint_names_a_job_and_any_other_note_means_any() -> None:
+    assert read_hint(hint(4711)) == 4711
+    notes = (hint(0), b"\0", b"\1", b"\x007 of default", b"\x00-7", b"7", b"")
+    assert {read_hint(note) for note in notes} == {0}
