@@ -13,7 +13,8 @@ from flask import Flask
 from ..extension import Litestack
 from ..jobs.process import become_worker, leave, run_worker
 from ..jobs.supervisor import Supervisor
-from ..jobs.worker import Progress, Worker
+from ..jobs.tally import Progress
+from ..jobs.worker import Worker
 from ..perapp import current_flask
 from ._app import with_litestack
 

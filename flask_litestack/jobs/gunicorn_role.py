@@ -25,7 +25,8 @@ from gunicorn.workers.gthread import ThreadWorker
 from ..errors import LitestackError
 from ..sqlite import driver
 from .process import become_worker, leave
-from .worker import Progress, Worker
+from .tally import Progress
+from .worker import Worker
 
 #: Seconds before gunicorn's own SIGKILL by which running jobs must have been put back.
 MARGIN = 2.0

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from flask import Flask
 
 from .queue import JobQueue
-from .worker import EXIT_JOBS_FAILED, Progress, Worker
+from .tally import Progress
+from .worker import EXIT_JOBS_FAILED, Worker
 
 
 def run_worker(

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from flask import Flask
@@ -37,6 +37,7 @@ from .inbox import Inbox
 from .peers import Peers
 from .queue import CONTROL, JOBS, WORKER, JobQueue, read_hint
 from .runner import Runner, describe, watching_commits
+from .tally import Progress, Tally
 from .task import check_queue
 from .timetable import Timetable
 
@@ -77,14 +78,6 @@ EXIT_JOBS_FAILED = 4
 _now = time.monotonic
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a worker is."""
-
-    succeeded: int
-    failed: int
-
-
 class Worker:
     """Runs jobs of an app until :meth:`stop`, or until there are none with ``drain``.
 
@@ -121,6 +114,7 @@ class Worker:
         with app.app_context():
             self._settings = app.extensions["litestack"].settings
         self._bell = Bell()
+        self._tally = Tally()
         self._stopping = False
         self._deadline = math.inf  # of the grace time
 
@@ -159,7 +153,7 @@ class Worker:
     @property
     def progress(self) -> Progress:
         """How many jobs have ended."""
-        return Progress(self._succeeded, self._failed)
+        return self._tally.progress
 
     # -- beginning and end --------------------------------------------------------------------
 
@@ -185,7 +179,6 @@ class Worker:
         self._active: list[_Active | None] = [None] * self._threads
         self._running_threads: dict[int, threading.Thread] = {}
         self._lost_threads = 0
-        self._succeeded = self._failed = 0
         self._hungry = True  # there may be jobs in the table
         self._must_look = True
         self._is_uncertain = False
@@ -413,7 +406,8 @@ class Worker:
         self._hand_out(new)
         self._is_uncertain = False
         ended = [outcome.claim for outcome in self._unstored]
-        self._count(self._unstored, lost)
+        self._tally.add(self._unstored, lost)
+        self._must_look |= any(end.state == "queued" for end in self._unstored)  # to be run again
         self._unstored = []
         back, self._unwanted = self._unwanted, []
         self._groups_until = -math.inf
@@ -499,7 +493,7 @@ class Worker:
                 self._forget([claim])
             elif ended.is_committed:
                 self._forget([claim])
-                self._count([ended])
+                self._tally.add([ended])
             else:
                 if not self._unstored:
                     self._groups_until = _now() + GROUPING
@@ -507,44 +501,6 @@ class Worker:
                     self._groups_until = -math.inf
                 self._unstored.append(ended)
             self._started_waiting = _now()
-
-    def _count(self, outcomes: Sequence[Outcome], lost: Sequence[Outcome] = ()) -> None:
-        for outcome in outcomes:
-            seconds = outcome.finished_at - outcome.started_at
-            claim = outcome.claim
-            if outcome in lost:
-                log.warning(
-                    "job %d %s: its claim was lost before its end (%s) could be stored",
-                    claim.id,
-                    claim.task,
-                    outcome.state,
-                )
-                continue
-            if outcome.state == "succeeded":
-                self._succeeded += 1
-                if log.isEnabledFor(logging.DEBUG):
-                    log.debug(
-                        "job %d %s succeeded: attempt %d, %.3f s, waited %.3f s",
-                        claim.id,
-                        claim.task,
-                        claim.attempt,
-                        seconds,
-                        outcome.started_at - claim.run_at,
-                    )
-                continue
-            self._failed += outcome.state == "failed"
-            self._must_look |= outcome.state == "queued"  # for another attempt at once
-            level = logging.ERROR if outcome.state == "failed" else logging.WARNING
-            log.log(
-                level,
-                "job %d %s is %s: attempt %d, %.3f s: %s",
-                claim.id,
-                claim.task,
-                outcome.state,
-                claim.attempt,
-                seconds,
-                outcome.failure.error if outcome.failure else "put back again",
-            )
 
     def _room(self) -> int:
         """How many jobs to claim now: a few large claims are better than many small ones."""
