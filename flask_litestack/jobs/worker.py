@@ -17,26 +17,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from flask import Flask
 
 from ..errors import JobTimeout, LockError
 from ..process.bell import Bell
-from ..process.liveness import Life, is_alive
+from ..process.liveness import Life
 from ..process.mapped import NO_ROOM
 from ..process.wakeup import Mailbox, wake
 from ..sqlite import driver
-from . import board
 from .batch import BatchSize
 from .board import Board
-from .claims import ANY_QUEUE, Claim, Claims, Failure, Outcome, Retention
+from .claims import ANY_QUEUE, Claim, Claims, Outcome, Retention
 from .current import CurrentJob
+from .ends import store_ends
 from .inbox import Inbox
 from .peers import Peers
 from .queue import CONTROL, JOBS, WORKER, JobQueue, read_hint
-from .runner import Runner, describe, watching_commits
+from .recovery import recover
+from .runner import Runner, watching_commits
 from .tally import Progress, Tally
 from .task import check_queue
 from .timetable import Timetable
@@ -386,7 +386,7 @@ class Worker:
         added = 0
         try:
             claims.begin()
-            lost = self._finish()
+            lost = store_ends(self._claims, self._unstored)
             if self._is_uncertain:
                 self._reclaim()
             claims.give_back(self._unwanted, clock)
@@ -423,34 +423,6 @@ class Worker:
         elif self._hungry and (new or back):
             wake(self._run_path, JOBS, limit=1)  # there is more than this process has taken
         self._next_due = self._due_in_table()
-
-    def _finish(self) -> list[Outcome]:
-        """Store how attempts ended, in the open transaction; return those that are not ours.
-
-        One that cannot be stored must not keep the others from it, for ever and in every worker:
-        that job has failed.
-        """
-        try:
-            return self._claims.finish(self._unstored)
-        except Exception as error:
-            if _is_databases(error):
-                raise
-        for n, outcome in enumerate(self._unstored):
-            self._claims.rollback()
-            self._claims.begin()
-            try:
-                self._claims.finish([outcome])
-            except Exception as error:
-                if _is_databases(error):
-                    raise
-                log.exception("job %d: its end cannot be stored", outcome.claim.id)
-                text = f"its end ({outcome.state}) could not be stored: {describe(error).error}"
-                self._unstored[n] = replace(
-                    outcome, state="failed", run_at=outcome.finished_at, failure=Failure(text)
-                )
-        self._claims.rollback()
-        self._claims.begin()
-        return self._claims.finish(self._unstored)
 
     def _show_hunger(self) -> None:
         """Be woken for new jobs only if there are none already."""
@@ -593,7 +565,8 @@ class Worker:
         self._clock_offset = offset
         try:
             self._watch()
-            self._recover()
+            if recover(self._claims, self._run_path, self._life.name, self._jobs.now):
+                self._hungry = True
             self._cancel()
             if not self._stopping and self._prune():
                 self._sweep_at = now + GROUPING  # there is more
@@ -612,33 +585,6 @@ class Worker:
         own = (self._mailbox.fileno(), self._control.fileno(), self._bell.fileno())
         for fd in (*own, *self._peers.descriptors):
             self._watched.register(fd, select.POLLIN)
-
-    def _recover(self) -> None:
-        """Queue the jobs of workers that have died again."""
-        with_jobs = self._claims.workers()
-        for name in {*with_jobs, *board.names(self._run_path)}:
-            if name == self._life.name or is_alive(self._run_path, name):
-                continue
-            if name not in with_jobs:
-                board.remove(self._run_path, name)  # it was killed while it had nothing to do
-                continue
-            notes = board.read(self._run_path, name)
-            self._claims.begin()
-            found = self._claims.recover(
-                name,
-                started=None if notes is None else [entry.job_id for entry in notes.entries],
-                overran=[e.job_id for e in notes.entries if e.overran] if notes else [],
-                now=self._jobs.now(),
-            )
-            self._claims.commit()
-            board.remove(self._run_path, name)
-            if found:
-                self._hungry = True
-                log.warning(
-                    "worker %s has died; its jobs: %s",
-                    name,
-                    ", ".join(f"{job_id} {state}" for job_id, state in found),
-                )
 
     def _reclaim(self) -> None:
         """Put back what is in this worker's name, but not in its hands: a commit was in doubt."""
@@ -675,7 +621,7 @@ class Worker:
         for _ in range(3):
             try:
                 self._claims.begin()
-                self._finish()
+                store_ends(self._claims, self._unstored)
                 self._claims.give_back(claims, self._jobs.now())
                 self._claims.commit()
             except (LockError, driver.DatabaseError) as error:
@@ -746,10 +692,3 @@ class _Active:
         self.deadline = deadline
         self.overran_at: float | None = None
         self.is_given_up = False
-
-
-def _is_databases(error: Exception) -> bool:
-    """Tell whether the database is what went wrong, rather than what was to be stored."""
-    return isinstance(error, (LockError, driver.OperationalError)) or (
-        type(error) is driver.DatabaseError  # it is damaged
-    )
