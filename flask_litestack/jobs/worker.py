@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import select
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from flask import Flask
 
-from ..errors import JobTimeout, LockError
+from ..errors import LockError
 from ..process.bell import Bell
 from ..process.liveness import Life
 from ..process.mapped import NO_ROOM
@@ -30,7 +29,6 @@ from ..sqlite import driver
 from .batch import BatchSize
 from .board import Board
 from .claims import ANY_QUEUE, Claim, Claims, Outcome, Retention
-from .current import CurrentJob
 from .ends import store_ends
 from .inbox import Inbox
 from .peers import Peers
@@ -39,6 +37,7 @@ from .recovery import recover
 from .runner import Runner, watching_commits
 from .tally import Progress, Tally
 from .task import check_queue
+from .threads import SPARE, Threads
 from .timetable import Timetable
 
 log = logging.getLogger("flask_litestack.jobs")
@@ -51,13 +50,6 @@ GROUPING = 0.002
 
 #: Seconds that a claimed job may wait for a thread before it is put back.
 PATIENCE = 0.01
-
-#: Seconds between two tries to stop a job at its timeout, and until it is given up.
-INSIST = 1.0
-GIVE_UP = 5.0
-
-#: Jobs that did not stop may occupy so many threads, beyond those that work.
-SPARE = 32
 
 #: Bounds in seconds of the wait before another try when the database is not well.
 RETRY_FIRST = 0.05
@@ -107,7 +99,7 @@ class Worker:
             if queue != ANY_QUEUE:
                 check_queue(queue)
         self._queues = tuple(queues)
-        self._threads = max(1, threads)
+        self._thread_count = max(1, threads)
         self._drain = drain
         self._supervised = supervised
         self._tick = tick
@@ -115,6 +107,7 @@ class Worker:
             self._settings = app.extensions["litestack"].settings
         self._bell = Bell()
         self._tally = Tally()
+        self._has_begun = False
         self._stopping = False
         self._deadline = math.inf  # of the grace time
 
@@ -141,14 +134,14 @@ class Worker:
             try:
                 while self._step():
                     self._sleep()
-                return EXIT_REPLACE if self._lost_threads and self._supervised else 0
+                return EXIT_REPLACE if self._threads.lost and self._supervised else 0
             finally:
                 self._close()
 
     @property
     def has_stuck_jobs(self) -> bool:
         """Whether threads of this process still run jobs that it has given up."""
-        return any(a is not None for a in self._active)
+        return self._has_begun and self._threads.busy
 
     @property
     def progress(self) -> Progress:
@@ -164,7 +157,6 @@ class Worker:
         self._connection = self._jobs.connect()
         self._control = Mailbox(run_path, CONTROL)
         self._mailbox = Mailbox(run_path, JOBS)
-        slots = self._threads + SPARE
         self._life = Life(run_path, WORKER)
         self._claims = Claims(self._connection, self._life.name, retention)
         self._runner = Runner(self._app, self._jobs, self._life.name, retention)
@@ -176,9 +168,6 @@ class Worker:
         self._unstored: list[Outcome] = []
         self._in_hand: dict[int, Claim] = {}
         self._unwanted: list[Claim] = []  # of those in hand: to be put back
-        self._active: list[_Active | None] = [None] * self._threads
-        self._running_threads: dict[int, threading.Thread] = {}
-        self._lost_threads = 0
         self._hungry = True  # there may be jobs in the table
         self._must_look = True
         self._is_uncertain = False
@@ -195,25 +184,35 @@ class Worker:
         self._sweep_at = -math.inf
         self._optimize_at = _now() + OPTIMIZE
         self._clock_offset = self._jobs.now() - _now()
-        self._board = self._make_board(run_path, slots)
-        for slot in range(self._threads):
-            self._start_thread(slot)
+        self._board = self._make_board(run_path)
+        self._threads = Threads(
+            self._thread_count,
+            self._jobs,
+            self._runner,
+            self._board,
+            self._batch,
+            self._inbox,
+            self._on_end,
+        )
+        self._has_begun = True
+        self._threads.start()
         wake(run_path, CONTROL)  # the others watch this process from here on
         self._control.drain()
         log.info(
             "worker %s starts: queues %s, %d threads",
             self._life.name,
             ",".join(self._queues),
-            self._threads,
+            self._thread_count,
         )
 
-    def _make_board(self, run_path: Path, slots: int) -> Board:
+    def _make_board(self, run_path: Path) -> Board:
         """Make the board, once there is room on the disk: nothing could be claimed before."""
         about = {
             "queues": self._queues,
-            "threads": self._threads,
+            "threads": self._thread_count,
             "started_at": self._jobs.now(),
         }
+        slots = self._thread_count + SPARE
         while True:
             try:
                 return Board(run_path, self._life.name, slots, about)
@@ -228,9 +227,7 @@ class Worker:
     def _close(self) -> None:
         self._give_back_all()
         self._inbox.close()
-        for slot, thread in self._running_threads.items():
-            if self._active[slot] is None:
-                thread.join(1.0)
+        self._threads.join()
         self._mailbox.close()
         self._control.close()
         self._peers.close()
@@ -244,41 +241,12 @@ class Worker:
         wake(self._run_path, CONTROL)
         log.info("worker %s ends: %s", self._life.name, self.progress)
 
-    def _start_thread(self, slot: int) -> None:
-        # A daemon, because nothing can make a thread end that hangs in a job.
-        self._inbox.add_thread(slot)
-        name = f"litestack-job-{slot}"
-        thread = threading.Thread(target=self._work, args=(slot,), name=name, daemon=True)
-        thread.start()
-        self._running_threads[slot] = thread
-
-    # -- the threads that run jobs ------------------------------------------------------------
-
-    def _work(self, slot: int) -> None:
-        while (claim := self._inbox.get(slot)) is not None:
-            busy = time.thread_time()
-            active = _Active(claim, CurrentJob(claim), self._jobs.now(), self._timeout_of(claim))
-            self._active[slot] = active
-            self._board.begin(slot, claim.id, active.started)
-            try:
-                outcome: Outcome | None = self._runner.run(claim, active.current)
-            except BaseException as error:
-                # A timeout may strike between the end of the task and our taking note of that.
-                # Whatever else it is, neither the thread nor the job may be lost by it.
-                active.current.leave()
-                if not isinstance(error, JobTimeout):
-                    log.exception("job %d %s could not be run", claim.id, claim.task)
-                outcome = self._runner.failed(claim, active.started, error)
-            self._board.end(slot)
-            self._active[slot] = None
-            if active.is_given_up:
-                return  # another thread has taken this one's place
-            took = _now() - active.began
-            self._batch.learn(took, time.thread_time() - busy)
-            self._ended.append(claim if outcome is None else outcome)
-            if self._listens and self._is_news(outcome, took):
-                self._listens = False
-                self._bell.ring()
+    def _on_end(self, claim: Claim, outcome: Outcome | None, took: float) -> None:
+        """Take what a thread has finished; runs on that thread."""
+        self._ended.append(claim if outcome is None else outcome)
+        if self._listens and self._is_news(outcome, took):
+            self._listens = False
+            self._bell.ring()
 
     def _is_news(self, outcome: Outcome | None, took: float) -> bool:
         """Whether the dispatcher must be woken for the end of a job."""
@@ -289,11 +257,6 @@ class Worker:
             return False
         return took > GROUPING or self._groups_until == -math.inf
 
-    def _timeout_of(self, claim: Claim) -> float:
-        task = self._jobs.tasks.get(claim.task)
-        timeout = task.declaration.timeout if task else None
-        return math.inf if timeout is None else _now() + timeout
-
     # -- one round of the dispatcher ----------------------------------------------------------
 
     def _step(self) -> bool:
@@ -302,7 +265,7 @@ class Worker:
         if now >= self._sweep_at:
             self._sweep(now)
         if self._stopping:
-            self._tell_to_stop()
+            self._threads.tell_to_stop()
         self._check_timeouts(now)
         if now >= self._retry_at:
             try:
@@ -317,7 +280,7 @@ class Worker:
 
     def _is_done(self, now: float) -> bool:
         nothing_left = not self._in_hand and not self._unstored and not self._ended
-        if self._stopping or (self._lost_threads and self._supervised):
+        if self._stopping or (self._threads.lost and self._supervised):
             return nothing_left or now >= self._deadline
         if not self._drain or not nothing_left or self._hungry or self._must_look:
             return False
@@ -449,7 +412,7 @@ class Worker:
             return
         self._started_waiting = _now()
         self._low = len(claims) // 4
-        is_idle = not any(self._active)
+        is_idle = not self._threads.busy
         self._in_hand.update((claim.id, claim) for claim in claims)
         self._inbox.put(claims)
         self._inbox.call()
@@ -476,14 +439,10 @@ class Worker:
 
     def _room(self) -> int:
         """How many jobs to claim now: a few large claims are better than many small ones."""
-        if self._stopping or (self._lost_threads and self._supervised):
+        if self._stopping or (self._threads.lost and self._supervised):
             return 0
-        late = _now() - PATIENCE
-        slow = sum(
-            active is not None and not active.is_given_up and active.began < late
-            for active in self._active
-        )
-        free = self._threads - slow  # threads that will soon come for another job
+        slow = self._threads.slow(_now() - PATIENCE)
+        free = self._thread_count - slow  # threads that will soon come for another job
         if free <= 0:
             return 0
         size = self._batch.size(free)
@@ -498,52 +457,18 @@ class Worker:
     # -- timeouts, cancelling, stopping -------------------------------------------------------
 
     def _check_timeouts(self, now: float) -> None:
-        for slot, active in enumerate(self._active):
-            if active is None or now < active.deadline:
-                continue
-            if active.overran_at is None:
-                active.overran_at = now
-            if now < active.overran_at + GIVE_UP:
-                active.deadline = now + INSIST
-                active.current.interrupt()
+        for slot, active in self._threads.interrupt(now):
+            self._ended.append(self._threads.give_up(slot, active))
+            if self._supervised:
+                self._deadline = min(self._deadline, _now() + self._settings.jobs_grace)
             else:
-                self._give_up(slot, active)
-
-    def _give_up(self, slot: int, active: _Active) -> None:
-        """Go on without a thread whose job does not stop."""
-        active.deadline = math.inf
-        active.is_given_up = True
-        self._board.overran(slot)
-        error = JobTimeout(
-            "it did not stop at its timeout: Python code gets the exception, but a call into C "
-            "(a request without a timeout, a long sleep) cannot be interrupted"
-        )
-        self._ended.append(self._runner.failed(active.claim, active.started, error))
-        self._lost_threads += 1
-        log.error("job %d %s does not stop at its timeout", active.claim.id, active.claim.task)
-        if self._supervised:
-            self._deadline = min(self._deadline, _now() + self._settings.jobs_grace)
-            return
-        spare = range(self._threads, len(self._active))
-        free = [i for i in spare if not self._running_threads[i].is_alive()]
-        if not free and len(self._active) < self._threads + SPARE:
-            free = [len(self._active)]
-            self._active.append(None)
-        if free:
-            self._start_thread(free[0])
-
-    def _tell_to_stop(self) -> None:
-        for active in self._active:
-            if active is not None:
-                active.current.stop()
+                self._threads.replace_one()
 
     def _cancel(self) -> None:
         wanted = self._claims.cancel_requests()
         if not wanted:
             return
-        for active in self._active:
-            if active is not None and active.claim.id in wanted:
-                active.current.cancel()
+        self._threads.cancel(wanted)
         # One that has not begun is put back, and cancelled there.
         waiting = self._inbox.take_back()
         for claim in waiting:
@@ -604,7 +529,7 @@ class Worker:
 
     def _wait_for_database(self, now: float, error: Exception) -> None:
         """Try again soon: a busy database or a full disk is not the end of anything."""
-        if self._lost_threads and self._supervised and isinstance(error, LockError):
+        if self._threads.lost and self._supervised and isinstance(error, LockError):
             # The job that does not stop holds the write lock: it goes with this process.
             log.error("a job that does not stop holds the write lock: ending the process")
             logging.shutdown()
@@ -675,20 +600,5 @@ class Worker:
             moments.append(max(_now() + until, self._retry_at))
             if self._must_look or (self._hungry and self._room()):
                 moments.append(self._retry_at)
-        moments += [active.deadline for active in self._active if active is not None]
+        moments.append(self._threads.next_deadline())
         return min(moments)
-
-
-class _Active:
-    """A job while a thread runs it."""
-
-    __slots__ = ("began", "claim", "current", "deadline", "is_given_up", "overran_at", "started")
-
-    def __init__(self, claim: Claim, current: CurrentJob, started: float, deadline: float) -> None:
-        self.claim = claim
-        self.current = current
-        self.started = started
-        self.began = _now()
-        self.deadline = deadline
-        self.overran_at: float | None = None
-        self.is_given_up = False

@@ -199,6 +199,18 @@ def test_a_worker_that_stops_leaves_nothing_behind(app: Flask, litestack: Litest
 
 
 @pytest.mark.usefixtures("context")
+def test_a_worker_that_could_not_begin_has_no_stuck_jobs(app: Flask, litestack: Litestack) -> None:
+    run_path = litestack.jobs.run_path
+    worker = Worker(app, litestack.jobs, queues=["*"], threads=2)
+    run_path.rename(run_path.with_name("away"))
+    run_path.touch()
+    with pytest.raises(OSError, match="run"):
+        worker.run()
+    assert not worker.has_stuck_jobs
+    assert worker.progress.succeeded == 0
+
+
+@pytest.mark.usefixtures("context")
 def test_drain_runs_what_jobs_enqueue_too(app: Flask, litestack: Litestack) -> None:
     @litestack.task
     def count_down(n: int) -> None:
@@ -224,7 +236,7 @@ def test_an_end_that_cannot_be_stored_fails_its_job_alone(app: Flask, litestack:
         until(lambda: len(litestack.jobs.workers()[0].running) == 2)
         ends = [
             Outcome(active.claim, "scheduled", 1.0, 2.0, 3e9, 1, failure=Failure(text))
-            for active, text in zip(worker._active, ["fine", "\udce9"], strict=False)
+            for active, text in zip(worker._threads._active, ["fine", "\udce9"], strict=False)
             if active is not None
         ]
         worker._ended.extend(ends)
