@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,13 +29,6 @@ def send(litestack: Litestack) -> Task[[int], None]:
         pass
 
     return send
-
-
-@pytest.fixture
-def context(app: Flask, litestack: Litestack) -> Iterator[None]:
-    with app.app_context():
-        yield
-        litestack.db.close_session()
 
 
 def committed(litestack: Litestack) -> list[list[Any]]:

@@ -1,61 +1,20 @@
-"""A worker in a thread of the test's process."""
-
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from flask import Flask
 
 from flask_litestack import Litestack
-from flask_litestack.jobs import Job, Retry, current_job
-from flask_litestack.jobs import worker as worker_module
+from flask_litestack.jobs import Retry, current_job
 from flask_litestack.jobs.batch import LARGEST, BatchSize
-from flask_litestack.jobs.claims import Failure, Outcome
 from flask_litestack.jobs.worker import Worker
 from tests.conftest import Model, Post
 
-
-@contextmanager
-def working(app: Flask, litestack: Litestack, **options: Any) -> Iterator[Worker]:
-    values: dict[str, Any] = {"queues": ["*"], "threads": 2, **options}
-    worker = Worker(app, litestack.jobs, **values)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    with app.app_context():
-        until(lambda: litestack.jobs.workers())
-    try:
-        yield worker
-    finally:
-        worker.stop(5)
-        thread.join(20)
-        assert not thread.is_alive()
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it takes too long"
-        time.sleep(0.005)
-
-
-@pytest.fixture
-def context(app: Flask, litestack: Litestack) -> Iterator[None]:
-    with app.app_context():
-        yield
-        litestack.db.close_session()
-
-
-def state(litestack: Litestack, job: Job) -> str:
-    found = litestack.jobs.get(job.id)
-    assert found is not None
-    return found.state
+from .working import state, until, working
 
 
 @pytest.mark.usefixtures("context")
@@ -223,89 +182,15 @@ def test_drain_runs_what_jobs_enqueue_too(app: Flask, litestack: Litestack) -> N
     assert worker.progress.succeeded == 21
 
 
-@pytest.mark.usefixtures("context")
-def test_an_end_that_cannot_be_stored_fails_its_job_alone(app: Flask, litestack: Litestack) -> None:
-    wait = threading.Event()
-
-    @litestack.task
-    def act(n: int) -> None:
-        wait.wait(20)
-
-    with working(app, litestack) as worker:
-        jobs = [act.enqueue(n) for n in range(2)]
-        until(lambda: len(litestack.jobs.workers()[0].running) == 2)
-        ends = [
-            Outcome(active.claim, "scheduled", 1.0, 2.0, 3e9, 1, failure=Failure(text))
-            for active, text in zip(worker._threads._active, ["fine", "\udce9"], strict=False)
-            if active is not None
-        ]
-        worker._ended.extend(ends)
-        wait.set()
-        until(lambda: litestack.jobs.counts()["running"] == 0)
-    assert sorted(state(litestack, job) for job in jobs) == ["failed", "scheduled"]
-    (failed,) = litestack.jobs.list(state="failed")
-    (attempt,) = litestack.jobs.attempts(failed.id)
-    assert "its end (scheduled) could not be stored: UnicodeEncodeError" in attempt.error
-
-
-@pytest.mark.usefixtures("context")
-def test_whatever_comes_out_of_a_job_its_thread_goes_on(
-    app: Flask, litestack: Litestack, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Here it is a teardown function of the app, outside of what the runner expects to fail."""
-
-    @app.teardown_appcontext
-    def teardown(error: BaseException | None) -> None:
-        if current_job() is not None and marks:
-            marks.pop()
-            raise SystemExit(3)
-
-    marks: list[str] = []
-
-    @litestack.task(retries=0)
-    def act(n: int) -> None:
-        marks.extend(["x"] if n == 0 else [])
-
-    with working(app, litestack, threads=1):
-        first, second = act.enqueue(0), act.enqueue(1)
-        until(lambda: state(litestack, second) == "succeeded")
-        until(lambda: state(litestack, first) == "failed")
-    assert "could not be run" in caplog.text
-
-
-@pytest.mark.usefixtures("context")
-def test_a_coroutine_that_waits_is_cancelled_at_its_timeout(
-    app: Flask, litestack: Litestack
-) -> None:
-    cleaned: list[str] = []
-
-    @litestack.task(timeout=0.1, retries=0)
-    async def waits() -> None:
-        try:
-            await asyncio.sleep(100)
-        finally:
-            cleaned.append("up")
-
-    @litestack.task(timeout=0.1, retries=0)
-    async def spins() -> None:
-        while True:
-            pass
-
-    @litestack.task(timeout=0.1, retries=0)
-    async def cancels() -> None:
-        raise asyncio.CancelledError
-
-    with working(app, litestack, threads=3):
-        jobs = [waits.enqueue(), spins.enqueue(), cancels.enqueue()]
-        began = time.monotonic()
-        until(lambda: state(litestack, jobs[0]) == "failed")
-        assert time.monotonic() - began < 3
-        until(lambda: litestack.jobs.counts()["failed"] == 3)
-    ends = [litestack.jobs.attempts(job.id)[0].error for job in jobs]
-    assert "JobTimeout: the coroutine was cancelled" in ends[0]
-    assert "JobTimeout" in ends[1]
-    assert "CancelledError" in ends[2]
-    assert cleaned == ["up"]
+def test_batches_grow_with_short_jobs_and_shrink_with_long_ones() -> None:
+    batch = BatchSize()
+    assert batch.size(4) == 4
+    for _ in range(100):
+        batch.learn(0.00005, 0.00004)
+    assert batch.size(4) == LARGEST
+    for _ in range(30):
+        batch.learn(10.0, 0.01)
+    assert batch.size(4) <= 5
 
 
 @pytest.mark.usefixtures("context")
@@ -406,42 +291,3 @@ def test_suspects_of_a_crash_are_run_one_after_the_other_without_a_pause(
     with working(app, litestack):
         until(lambda: litestack.jobs.counts()["succeeded"] == 4)
     assert time.monotonic() - began < 3
-
-
-@pytest.mark.usefixtures("context")
-def test_two_jobs_that_do_not_stop_at_the_same_time_cost_no_thread(
-    app: Flask, litestack: Litestack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker_module, "INSIST", 0.1)
-    monkeypatch.setattr(worker_module, "GIVE_UP", 0.2)
-    release = threading.Event()
-    together = threading.Barrier(2)
-
-    @litestack.task(timeout=0.1, retries=0)
-    def stuck(n: int) -> None:
-        release.wait(30)
-
-    @litestack.task
-    def meet(n: int) -> None:
-        together.wait(10)
-
-    with working(app, litestack, threads=2):
-        try:
-            litestack.jobs.enqueue_many(stuck.call(n) for n in range(2))
-            until(lambda: litestack.jobs.counts()["failed"] == 2)
-            time.sleep(0.1)
-            litestack.jobs.enqueue_many(meet.call(n) for n in range(6))
-            until(lambda: litestack.jobs.counts()["succeeded"] == 6)
-        finally:
-            release.set()
-
-
-def test_batches_grow_with_short_jobs_and_shrink_with_long_ones() -> None:
-    batch = BatchSize()
-    assert batch.size(4) == 4
-    for _ in range(100):
-        batch.learn(0.00005, 0.00004)
-    assert batch.size(4) == LARGEST
-    for _ in range(30):
-        batch.learn(10.0, 0.01)
-    assert batch.size(4) <= 5
