@@ -107,8 +107,8 @@ class Room:
 
     def _check(self, connection: Connection) -> None:
         """Look at how full the file is, and set how much is evicted for what is inserted."""
-        self._writes_to_check = min(WRITES_PER_CHECK, self._file.wal_pages // 4)
-        self._bytes_to_check = min(BYTES_PER_CHECK, self._file.wal_pages * PAGE)
+        self._writes_to_check = max(1, min(WRITES_PER_CHECK, self._file.wal_pages // 16))
+        self._bytes_to_check = min(BYTES_PER_CHECK, self._file.wal_pages * PAGE // 4)
         if self._wal.measure():
             self._writes_to_check = 1
         free, reserve = self._free(connection), self._reserve
