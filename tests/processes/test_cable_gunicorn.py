@@ -99,16 +99,18 @@ def check(started: Sequence[Listener], writers: dict[int, int]) -> None:
 
 #: Stands for a job worker: a process of the app without any client.
 WORKER = """
+import time
 from tests.cable.app import create_app, numbers
 with create_app().app_context():
     for number in range({count}):
         numbers.broadcast([9, number])
+        time.sleep({pause})
 """
 
 
-def worker_process(folder: Path, count: int) -> subprocess.Popen[bytes]:
+def worker_process(folder: Path, count: int, pause: float = 0.0) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", WORKER.format(count=count)],
+        [sys.executable, "-c", WORKER.format(count=count, pause=pause)],
         env=environment(FLASK_LITESTACK_DATA_PATH=str(folder / "data")),
     )
 
@@ -155,7 +157,7 @@ def test_the_clients_of_a_killed_worker_resume_without_loss(tmp_path: Path) -> N
 def test_hup_and_a_restart_lose_nothing_and_send_clients_away_with_1001(tmp_path: Path) -> None:
     with gunicorn(tmp_path) as server:
         clients = listeners(server, 10, expected=600)
-        worker = worker_process(tmp_path, 600)
+        worker = worker_process(tmp_path, 600, pause=0.005)  # beyond the restart
         wait_until(lambda: all(len(client.got) > 20 for client in clients))
         os.kill(server.pid, signal.SIGHUP)
         assert worker.wait(60) == 0
