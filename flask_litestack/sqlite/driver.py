@@ -38,7 +38,7 @@ version_info: tuple[int, ...] = tuple(map(int, version.split(".")))
 has_busy_handler: bool = hasattr(dbapi.Connection, "set_busy_handler")
 
 #: Primary result codes (https://sqlite.org/rescode.html).
-BUSY, LOCKED, CORRUPT, FULL, NOTADB = 5, 6, 11, 13, 26
+BUSY, LOCKED, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = 5, 6, 8, 10, 11, 13, 14, 26
 
 #: The errors of Connection.backup() have no code, only SQLite's words for it.
 _CODES = {

@@ -11,14 +11,8 @@ from . import driver, filesystem
 #: file has 32 KiB from its beginning.
 LITTLE_SPACE = 64 * 1024
 
-SQLITE_BUSY = 5
-SQLITE_READONLY = 8
-SQLITE_IOERR = 10
-SQLITE_CORRUPT = 11
-SQLITE_FULL = 13
-SQLITE_CANTOPEN = 14
-SQLITE_NOTADB = 26
-SQLITE_BUSY_SNAPSHOT = 517
+#: An extended code: of BUSY, where waiting is no use.
+BUSY_SNAPSHOT = 517
 
 
 def is_busy(error: driver.OperationalError, *, snapshot: bool = False) -> bool:
@@ -26,10 +20,9 @@ def is_busy(error: driver.OperationalError, *, snapshot: bool = False) -> bool:
 
     :param snapshot: whether a stale snapshot, where waiting is no use, counts too.
     """
-    code = getattr(error, "sqlite_errorcode", 0)
-    if code == SQLITE_BUSY_SNAPSHOT:
+    if getattr(error, "sqlite_errorcode", 0) == BUSY_SNAPSHOT:
         return snapshot
-    return bool(code & 0xFF == SQLITE_BUSY)
+    return driver.error_code(error) == driver.BUSY
 
 
 def is_stale(
@@ -40,7 +33,7 @@ def is_stale(
     :param again: tries the write again; called where the driver does not tell.
     """
     if not driver.has_busy_handler:
-        return getattr(error, "sqlite_errorcode", 0) == SQLITE_BUSY_SNAPSHOT
+        return getattr(error, "sqlite_errorcode", 0) == BUSY_SNAPSHOT
     # pysqlite3 tells only the primary code; but for a stale snapshot, where waiting is no
     # use, SQLite does not ask the busy handler.
     asked = []
@@ -62,12 +55,12 @@ def is_stale(
 
 def is_damaged(error: driver.DatabaseError) -> bool:
     """Whether the file is damaged, or not a SQLite database at all."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (SQLITE_CORRUPT, SQLITE_NOTADB)
+    return driver.error_code(error) in (driver.CORRUPT, driver.NOTADB)
 
 
 def is_read_only(error: driver.OperationalError) -> bool:
     """Whether the file cannot be written."""
-    return bool(getattr(error, "sqlite_errorcode", 0) & 0xFF == SQLITE_READONLY)
+    return driver.error_code(error) == driver.READONLY
 
 
 def refuse_full(error: driver.Error, name: str) -> None:
@@ -76,15 +69,15 @@ def refuse_full(error: driver.Error, name: str) -> None:
     :param name: of the file, as SQLite was given it.
     :raises DiskFullError: in that case.
     """
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code not in (SQLITE_FULL, SQLITE_IOERR, SQLITE_CANTOPEN):
+    code = driver.error_code(error)
+    if code not in (driver.FULL, driver.IOERR, driver.CANTOPEN):
         return
     if isinstance(error, DiskFullError):
         return  # said already: it came by way of commit()
     if (path := filesystem.path_of(name)) is None:
         return
     free = filesystem.free(path)
-    if code == SQLITE_FULL or free < LITTLE_SPACE:
+    if code == driver.FULL or free < LITTLE_SPACE:
         raise DiskFullError(
             f"there is no room for {path} to grow ({error}): its disk has {free} bytes free. "
             "Delete something or extend the volume; nothing that was committed is lost."
