@@ -8,7 +8,6 @@ and its savepoints end.
 from __future__ import annotations
 
 import re
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import ref
@@ -157,12 +156,10 @@ def _after_end(session: Session, transaction: SessionTransaction) -> None:
         # What could not be prepared right before the COMMIT, in a session that is part of a
         # larger transaction for one, comes right before the work.
         run_after_commit(
-            deque(
-                function
-                for work in works
-                for function in (work.before, work.function)
-                if function is not None
-            )
+            function
+            for work in works
+            for function in (work.before, work.function)
+            if function is not None
         )
     else:
         run_after_rollback(works)

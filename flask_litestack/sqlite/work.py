@@ -63,15 +63,13 @@ class WorkList:
     def committed(self) -> None:
         """Do all work that was to be done after the commit; log what fails."""
         works = self.works
-        self.works = []
-        self.savepoints = []
-        run_after_commit(deque(work.function for work in works))
+        self.drop()
+        run_after_commit(work.function for work in works)
 
     def rolled_back(self) -> None:
         """Do what was to be done if there was no commit; log what fails."""
         works = self.works
-        self.works = []
-        self.savepoints = []
+        self.drop()
         run_after_rollback(works)
 
     def _find(self, name: str) -> int | None:
@@ -82,15 +80,16 @@ class WorkList:
         return None
 
 
-def run_after_commit(functions: deque[Callable[[], object]]) -> None:
+def run_after_commit(functions: Iterable[Callable[[], object]]) -> None:
     """Call functions that waited for a commit; log their errors, raise an interrupt at the end."""
+    waiting = deque(functions)
     _committed.depth = getattr(_committed, "depth", 0) + 1
     interrupted: BaseException | None = None
     try:
-        while functions:
+        while waiting:
             try:
-                while functions:
-                    _run_logged(functions.popleft(), "commit")
+                while waiting:
+                    _run_logged(waiting.popleft(), "commit")
             except BaseException as error:
                 interrupted = error  # Ctrl-C, say: not before the rest is done
     finally:
