@@ -42,6 +42,8 @@ _COLUMNS = (
     "job.id, job.priority, job.queue, job.task, job.arguments, job.claim + 1, job.run_at, "
     "job.retries, job.failures, job.crashes, job.postponed"
 )
+#: What a :class:`Claim` is made of, of a job that is claimed.
+_ROW = "id, priority, queue, task, arguments, claim, run_at, retries, failures, crashes, postponed"
 _UNPAUSED = "NOT EXISTS (SELECT 1 FROM litestack_job_pauses WHERE queue = "
 _CANDIDATES = {
     suspects: (
@@ -97,8 +99,7 @@ _TAKE_ONE = {
         f"AND {_UNPAUSED} litestack_jobs.queue) {no_other}"
         "AND id = (SELECT id FROM litestack_jobs AS other WHERE other.state = 'queued' "
         "AND other.queue = litestack_jobs.queue ORDER BY priority DESC, id LIMIT 1) "
-        "RETURNING id, priority, queue, task, arguments, claim, run_at, retries, failures, "
-        "crashes, postponed"
+        f"RETURNING {_ROW}"
     )
     for of_any, no_other in _NO_OTHER_QUEUE.items()
 }
@@ -245,8 +246,7 @@ class Claims:
     def mine(self) -> list[Claim]:
         """Return all jobs that are in this worker's name."""
         rows = self._connection.execute(
-            "SELECT id, priority, queue, task, arguments, claim, run_at, retries, failures, "
-            "crashes, postponed FROM litestack_jobs WHERE state = 'running' AND worker = ?",
+            f"SELECT {_ROW} FROM litestack_jobs WHERE state = 'running' AND worker = ?",
             (self._worker,),
         )
         return [Claim._make(row) for row in rows]
@@ -419,8 +419,7 @@ class Claims:
         :param overran: those that the worker was ended for, because they did not stop.
         """
         rows = self._connection.execute(
-            "SELECT id, priority, queue, task, arguments, claim, run_at, retries, failures, "
-            "crashes, postponed, cancel_requested FROM litestack_jobs "
+            f"SELECT {_ROW}, cancel_requested FROM litestack_jobs "
             "WHERE state = 'running' AND worker = ? ORDER BY id",
             (worker,),
         ).fetchall()

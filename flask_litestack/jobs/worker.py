@@ -159,7 +159,7 @@ class Worker:
         self._mailbox = Mailbox(run_path, JOBS)
         self._life = Life(run_path, WORKER)
         self._claims = Claims(self._connection, self._life.name, retention)
-        self._runner = Runner(self._app, self._jobs, self._life.name, retention)
+        runner = Runner(self._app, self._jobs, self._life.name, retention)
         self._peers = Peers(run_path, WORKER, self._life.name)
         self._timetable = Timetable(self._jobs, self._jobs.schedules())
         self._batch = BatchSize()
@@ -188,7 +188,7 @@ class Worker:
         self._threads = Threads(
             self._thread_count,
             self._jobs,
-            self._runner,
+            runner,
             self._board,
             self._batch,
             self._inbox,
