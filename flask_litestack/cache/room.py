@@ -58,7 +58,7 @@ class Room:
 
     @property
     def is_short(self) -> bool:
-        """Whether it is evicted for what is inserted, and so matters what is only updated."""
+        """Whether inserts are paid for by evicting, so that it matters what is only updated."""
         return self._eager > 0
 
     def wrote(self, connection: Connection, entry: Entry, last: int | None) -> None:
